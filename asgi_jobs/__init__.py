@@ -1,0 +1,68 @@
+"""Background jobs for ASGI applications, in the same process, with nothing else to install or run."""
+
+from asgi_jobs.app import Health, Jobs, TaskInfo
+from asgi_jobs.engine.executor import current_job
+from asgi_jobs.errors import (
+    AmbiguousArgument,
+    ArgumentsGone,
+    DeadlockError,
+    InvalidCall,
+    InvalidOption,
+    InvalidOptionType,
+    InvalidState,
+    JobCancelled,
+    JobFailed,
+    JobNotFound,
+    JobsError,
+    NeedsArguments,
+    NoCurrentJob,
+    NotRunning,
+    NotStored,
+    QueueFull,
+    RequestBound,
+    ResultNotKept,
+    ShuttingDown,
+    StoreLocked,
+    TaskNotFound,
+)
+from asgi_jobs.events import Event
+from asgi_jobs.job import Job, JobError, JobState
+from asgi_jobs.middleware import JobsMiddleware
+from asgi_jobs.stores.base import QueueInfo
+from asgi_jobs.task import Retry, Task
+
+__all__ = [
+    "AmbiguousArgument",
+    "ArgumentsGone",
+    "DeadlockError",
+    "Event",
+    "Health",
+    "InvalidCall",
+    "InvalidOption",
+    "InvalidOptionType",
+    "InvalidState",
+    "Job",
+    "JobCancelled",
+    "JobError",
+    "JobFailed",
+    "JobNotFound",
+    "JobState",
+    "Jobs",
+    "JobsError",
+    "JobsMiddleware",
+    "NeedsArguments",
+    "NoCurrentJob",
+    "NotRunning",
+    "NotStored",
+    "QueueFull",
+    "QueueInfo",
+    "RequestBound",
+    "ResultNotKept",
+    "Retry",
+    "ShuttingDown",
+    "StoreLocked",
+    "Task",
+    "TaskInfo",
+    "TaskNotFound",
+    "current_job",
+]

@@ -1,0 +1,742 @@
+"""`Jobs`: the parts put together, and every public verb."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import Any, NamedTuple, ParamSpec, Self, TypeVar, overload
+
+from dishka import AsyncContainer
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from asgi_jobs.call import Planner
+from asgi_jobs.clock import Clock
+from asgi_jobs.dashboard.access import Access
+from asgi_jobs.dashboard.routes import build
+from asgi_jobs.engine.dispatcher import resolve
+from asgi_jobs.engine.engine import Engine
+from asgi_jobs.engine.executor import Stop
+from asgi_jobs.engine.scope import Scopes
+from asgi_jobs.engine.watchdog import Blocked
+from asgi_jobs.errors import (
+    InvalidOption,
+    InvalidOptionType,
+    InvalidState,
+    JobCancelled,
+    JobFailed,
+    JobNotFound,
+    NeedsArguments,
+    NotRunning,
+    NotStored,
+    ResultNotKept,
+    TaskNotFound,
+)
+from asgi_jobs.events import Listener
+from asgi_jobs.frames import Frame
+from asgi_jobs.job import UNSET, Job, JobState, Record, view_of
+from asgi_jobs.queues import describe
+from asgi_jobs.schedule import Cron, Every
+from asgi_jobs.settings import Authorize, Settings, check_queue, to_path
+from asgi_jobs.stores.base import Query, QueueInfo, Store
+from asgi_jobs.stores.memory import MemoryStore
+from asgi_jobs.task import Policy, Retry, Task, Using, check_timedelta, to_retry
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+BULK_LIMIT = 1_000
+logger = logging.getLogger("asgi_jobs")
+
+
+class Place(NamedTuple):
+    """Where a queued job stands: 1 is the next; behind whom."""
+
+    position: int
+    behind: Job | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskInfo:
+    """A declared task, and how its schedule stands.
+
+    Attributes:
+        task: its key.
+        description: the first line of its docstring.
+        queue: where its jobs go.
+        schedule: in words; None when it has none.
+        next_run, last_run: of its schedule.
+        last_job: the last scheduled run, while its record is kept.
+        skipped: ticks left out because the run before had not ended.
+        needs_arguments: only code can enqueue it.
+        retries, timeout: its policy.
+    """
+
+    task: str
+    description: str
+    queue: str | None
+    schedule: str | None
+    next_run: datetime | None
+    last_run: datetime | None
+    last_job: Job | None
+    skipped: int
+    needs_arguments: bool
+    retries: int
+    timeout: timedelta | None
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether the engine can do its work, for the application's own probe.
+
+    A blocked queue is a reason that leaves `ok` True: a probe that restarts the process would lose jobs in memory.
+    """
+
+    ok: bool
+    reasons: list[str]
+
+
+class Jobs:
+    """A job engine, its public verbs, and the ASGI application of its status page.
+
+    Args:
+        session_factory: what opens a session for a job: an async_sessionmaker, its `begin`, an async context
+            manager function, or the async generator function already used with FastAPI's `Depends`. A sync
+            sessionmaker gives sessions to thread jobs.
+        providers: dishka providers of further services; their scope REQUEST is one attempt.
+        container: or the application's own dishka AsyncContainer, which is never closed here.
+        store: None: in memory, lost with the process.
+        concurrency: most jobs running at once in this process.
+        threads: most sync jobs running at once; one without a free thread stays queued.
+        max_sessions: most job sessions open at once, so that jobs do not starve requests.
+        queues: queue name to most running at once; every other name: 1.
+        max_queued: most jobs waiting; more raises QueueFull.
+        retention: how long finished records are kept.
+        max_finished: and at most how many.
+        cleanup_interval: how often they are looked through.
+        shutdown_timeout: how long a stop may take in all.
+        authorize: who may look: a function of the request that gives True or "read", sync or async; "local": a
+            browser on this machine; None: whoever has the key that the log shows.
+        origins: further origins that may post to the page, for proxies that rewrite Host.
+        title, badge, home_url: what the page says at its top: its name, the environment, a link back.
+        direct_url, create_tables: of SQL stores.
+        templates: a directory of templates that is looked at first.
+        stuck_after: a queue counts as blocked when its first job has waited longer than this behind one that
+            gave no sign of life for as long.
+        clock: where the time comes from; for tests, see `asgi_jobs.testing`.
+
+    Raises:
+        InvalidOption, InvalidOptionType: an argument cannot work; the message names it and the remedy.
+    """
+
+    def __init__(
+        self,
+        *,
+        session_factory: Any = None,
+        providers: Sequence[Any] = (),
+        container: AsyncContainer | None = None,
+        store: Any = None,
+        concurrency: int = 100,
+        threads: int = 20,
+        max_sessions: int = 5,
+        queues: Mapping[str, int] | None = None,
+        max_queued: int = 100_000,
+        retention: timedelta = timedelta(hours=1),
+        max_finished: int = 100_000,
+        cleanup_interval: timedelta = timedelta(minutes=5),
+        shutdown_timeout: timedelta = timedelta(seconds=25),
+        authorize: Authorize = None,
+        origins: Sequence[str] = (),
+        title: str = "Background jobs",
+        badge: str | None = None,
+        home_url: str | None = None,
+        direct_url: str | None = None,
+        create_tables: bool = True,
+        templates: str | os.PathLike[str] | None = None,
+        stuck_after: timedelta = timedelta(seconds=60),
+        clock: Clock | None = None,
+    ) -> None:
+        self.settings = Settings(
+            concurrency=concurrency,
+            threads=threads,
+            max_sessions=max_sessions,
+            queues=dict(queues) if isinstance(queues, Mapping) else queues or {},
+            max_queued=max_queued,
+            retention=retention,
+            max_finished=max_finished,
+            cleanup_interval=cleanup_interval,
+            shutdown_timeout=shutdown_timeout,
+            stuck_after=stuck_after,
+            authorize=authorize,
+            origins=(origins,) if isinstance(origins, str) else tuple(origins),
+            title=title,
+            badge=badge,
+            home_url=home_url,
+            templates=to_path(templates),
+        )
+        if store is not None:
+            raise InvalidOption("store: this version keeps jobs in memory only; leave it out")
+        if concurrency == 0:
+            raise InvalidOption("concurrency=0 leaves the jobs to workers, and a store in memory has none")
+        self._clock = clock or Clock()
+        self._store: Store = MemoryStore(
+            limits=self.settings.queues,
+            max_queued=max_queued,
+            max_finished=max_finished,
+            monotonic=self._clock.monotonic,
+        )
+        scopes = Scopes(
+            session_factory=session_factory,
+            providers=providers,
+            container=container,
+            max_sessions=max_sessions,
+        )
+        self._planner = Planner(scopes, Policy())
+        self._tasks: dict[str, Task[Any, Any]] = {}
+        origin = sys._getframe(1).f_code.co_filename  # the file that makes the Jobs
+        self._engine = Engine(self, self.settings, self._store, scopes, self._planner, self._clock, self._tasks, origin)
+        self._enqueue = self._engine.intake.enqueue
+        self.access = Access(self.settings)
+        self.started_at: datetime | None = None
+        self._starts = 0
+
+    # Enqueue
+
+    def enqueue(
+        self,
+        func: Callable[..., Any],
+        /,
+        *args: Any,
+        queue: str | None = UNSET,
+        name: str = UNSET,
+        delay: timedelta | None = UNSET,
+        run_at: datetime | None = UNSET,
+        timeout: timedelta | None = UNSET,
+        retries: int | Retry | None = UNSET,
+        unique: str | None = UNSET,
+        on_commit: Any = UNSET,
+        **kwargs: Any,
+    ) -> Job:
+        """Enqueue a call of a function. In memory the job is accepted when this returns; awaiting it is harmless.
+
+        Args:
+            func: what to call: async functions run on the loop, sync ones in a thread. A method of a provided
+                service, `EmailSender.send`, is called on the service that the job's scope gives.
+            args, kwargs: its arguments, less those that are injected.
+            queue: jobs of one queue run one after another, in order; None: beside everything else.
+            name: what people call this job; cut at 500 characters.
+            delay: start no sooner than so long from now.
+            run_at: or at this time (aware).
+            timeout: time limit of one attempt; default: none, or the task's.
+            retries: further attempts after a failure, as a number or a `Retry`.
+            unique: while a job of this key is unfinished, that one is returned and nothing is enqueued.
+            on_commit: a SQLAlchemy session: the job exists if and only if its transaction commits.
+
+        Raises:
+            InvalidCall: the function cannot be called so.
+            AmbiguousArgument: a keyword is both an option and a parameter.
+            RequestBound: an argument or a closure variable belongs to the request.
+            InvalidOption, InvalidOptionType: an option is wrong.
+            QueueFull: `max_queued` jobs wait.
+            NotRunning, ShuttingDown: the engine takes no jobs.
+        """
+        engine = self._engine
+        if not engine.open_to_all:
+            self._refuse()
+        # The ordinary case. A chain of `is` is the cheapest way to ask, whatever mypy thinks of the types.
+        if delay is run_at is timeout is retries is unique is on_commit is UNSET:  # type: ignore[comparison-overlap]
+            return self._enqueue(func, args, kwargs, queue, name, None)
+        options = {
+            "delay": delay,
+            "run_at": run_at,
+            "timeout": timeout,
+            "retries": retries,
+            "unique": unique,
+            "on_commit": on_commit,
+        }
+        given = {option: value for option, value in options.items() if value is not UNSET}
+        return self._enqueue(func, args, kwargs, queue, name, given)
+
+    def enqueue_with(self, service: Any, target: Callable[..., Any] | str, /, *args: Any, **kwargs: Any) -> Job:
+        """Enqueue a closure with one dependency, or a method of it by name.
+
+        `jobs.enqueue_with(EmailSender, lambda sender: sender.send(to), queue="email")`; arguments, options and
+        errors as `enqueue`.
+
+        Args:
+            service: a type that the job's scope provides; passed as the first argument.
+            target: what to call with it, or the name of its method.
+            args, kwargs: further arguments, and options.
+        """
+        return self.enqueue((service, target), *args, **kwargs)  # type: ignore[arg-type]
+
+    def using(self, **options: Any) -> Using:
+        """Give options and arguments apart: `jobs.using(name="…").enqueue(function, name=value)`."""
+        unknown = options.keys() - _OPTIONS
+        if unknown:
+            raise InvalidOptionType(
+                f"using() knows no option {', '.join(sorted(unknown))}; it knows {', '.join(_OPTIONS)}"
+            )
+        return Using(self._enqueue_using, options)
+
+    def _enqueue_using(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]) -> Job:
+        if not self._engine.open_to_all:
+            self._refuse()
+        rest = {option: value for option, value in options.items() if option not in ("queue", "name")}
+        rest["apart"] = True
+        return self._enqueue(func, args, kwargs, options.get("queue", UNSET), options.get("name", UNSET), rest)
+
+    def _refuse(self) -> None:
+        error = self._engine.refuse()
+        if error is not None:
+            raise error
+
+    # Tasks
+
+    @overload
+    def task(self, function: Callable[P, R]) -> Task[P, R]: ...
+
+    @overload
+    def task(
+        self,
+        *,
+        key: str | None = ...,
+        queue: str | None = ...,
+        retries: int | Retry | None = ...,
+        timeout: timedelta | None = ...,
+        every: timedelta | None = ...,
+        cron: str | None = ...,
+        timezone: str = ...,
+        start_after: timedelta | None = ...,
+        atomic: bool = ...,
+        keep_result: bool = ...,
+    ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+
+    def task(self, function: Any = None, **policy: Any) -> Any:
+        """Declare a task, with or without a policy: `@jobs.task` or `@jobs.task(queue="reports", retries=3)`.
+
+        Args:
+            function: the function, when used without parentheses.
+            policy: `queue`, `retries`, `timeout` as for `enqueue`; `every` (a timedelta) or `cron` (text, with
+                `timezone`, default "UTC") for a schedule, the first run of `every` after `start_after` (default:
+                one period); `key`: what a durable store remembers (default `module:qualname`); `atomic` and
+                `keep_result`: of SQL stores.
+
+        Raises:
+            InvalidOption, InvalidOptionType, InvalidCall, RequestBound: see the message.
+        """
+        if function is not None:
+            return self._declare(function, {})
+        unknown = policy.keys() - _POLICY
+        if unknown:
+            raise InvalidOptionType(f"task() knows no {', '.join(sorted(unknown))}; it knows {', '.join(_POLICY)}")
+        return lambda function: self._declare(function, policy)
+
+    def _declare(self, function: Callable[..., Any], given: dict[str, Any]) -> Task[Any, Any]:
+        if not callable(function) or isinstance(function, Task):
+            raise InvalidOptionType(f"@jobs.task declares a function, not {function!r}")
+        plan = self._planner.make(function, _policy(given), key=given.get("key"))
+        if plan.policy.schedule is not None and plan.needs_arguments:
+            raise InvalidOption(
+                f"{plan.label}() has a schedule, and required arguments that nobody gives "
+                f"({', '.join(sorted(plan.required))}); give them defaults"
+            )
+        if plan.key in self._tasks:
+            raise InvalidOption(f"a task with the key {plan.key!r} is declared already; give this one key=…")
+        task = self._tasks[plan.key] = Task(function, plan, self)
+        self._engine.upkeep.declared()
+        return task
+
+    async def tasks(self) -> list[TaskInfo]:
+        """The declared tasks, in the order of their declaration."""
+        return [await self._task_info(task) for task in list(self._tasks.values())]
+
+    async def _task_info(self, task: Task[Any, Any]) -> TaskInfo:
+        ticket = await resolve(self._store.ticket(task.key))
+        ticking = self._engine.upkeep.ticking.get(task.key)
+        policy = task.policy
+        return TaskInfo(
+            task=task.key,
+            description=(inspect.getdoc(task.function) or "").strip().partition("\n")[0],
+            queue=policy.queue,
+            schedule=policy.schedule.describe() if policy.schedule else None,
+            next_run=ticking.next if ticking and self.running else None,
+            last_run=None if ticket.last is None else datetime.fromtimestamp(ticket.last, UTC),
+            last_job=view_of(ticket.job, self) if ticket.job else None,
+            skipped=ticket.skipped,
+            needs_arguments=task.plan.needs_arguments,
+            retries=policy.retries.times if policy.retries else 0,
+            timeout=policy.timeout,
+        )
+
+    async def run_task(self, key: str) -> Job:
+        """Enqueue a declared task now, as the page's *Run now* does.
+
+        Raises:
+            TaskNotFound: no task has this key.
+            NeedsArguments: it cannot be called without arguments.
+        """
+        self._refuse_unless_open()
+        task = self._tasks.get(key)
+        if task is None:
+            raise TaskNotFound(f"no task has the key {key!r}")
+        if task.plan.needs_arguments:
+            raise NeedsArguments(f"{key} needs arguments ({', '.join(sorted(task.plan.required))}); enqueue it in code")
+        record = self._engine.intake.of_task(task, "manual")
+        return view_of(self._engine.accept(record), self)
+
+    def _refuse_unless_open(self) -> None:
+        if not self._engine.open_to_all:
+            self._refuse()
+
+    # Looking
+
+    async def get(self, id: str) -> Job:
+        """One job.
+
+        Raises:
+            JobNotFound: there is none of this id, or its record is gone.
+        """
+        return view_of(await self._record(id), self)
+
+    async def _record(self, id: str) -> Record:
+        record = await resolve(self._store.get(id))
+        if record is None:
+            raise JobNotFound(f"no job has the id {id!r}; finished ones are kept for {self.settings.retention}")
+        return record
+
+    async def find(
+        self,
+        *,
+        state: JobState | str | None = None,
+        queue: str | None = None,
+        task: str | None = None,
+        text: str | None = None,
+        limit: int = 50,
+        before: str | None = None,
+    ) -> list[Job]:
+        """Jobs that match all that is given, newest first.
+
+        Args:
+            state, queue, task: exactly so; `task` is the key.
+            text: stands in name, function, queue, error or id, upper and lower case alike; looked for in the newest
+                10,000 records.
+            limit: at most so many.
+            before: only older ones than the job of this id: the next page.
+        """
+        try:
+            state = JobState(state) if state is not None else None
+        except ValueError:
+            raise InvalidOption(f"state must be one of {', '.join(JobState)}, not {state!r}") from None
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+            raise InvalidOption(f"limit must be a whole number of 1 or more, not {limit!r}")
+        query = Query(state=state, queue=queue, task=task, text=text, limit=limit, before=before)
+        return [view_of(record, self) for record in await resolve(self._store.find(query))]
+
+    async def counts(self) -> dict[JobState, int]:
+        """How many of the records kept now are in each state."""
+        return await resolve(self._store.counts())
+
+    async def queues(self) -> list[QueueInfo]:
+        """The queues with unfinished jobs, the paused ones and the configured ones, by name."""
+        now, stuck_after = self._clock.monotonic(), self.settings.stuck_after.total_seconds()
+        standings = await resolve(self._store.standings())
+        epoch = self._engine.intake.epoch
+        return [describe(standing, now, stuck_after, epoch) for standing in sorted(standings, key=lambda s: s.name)]
+
+    async def place(self, id: str) -> Place | None:
+        """Where a queued job stands in its queue; None when it stands in none."""
+        place = await resolve(self._store.place(await self._record(id)))
+        return None if place is None else Place(place.position, view_of(place.behind, self) if place.behind else None)
+
+    async def health(self) -> Health:
+        """Whether the engine runs, its store answers and its loop is free; with reasons for people."""
+        reasons = []
+        if not self.running:
+            reasons.append(f"the engine is not running ({self.status})")
+        blocked = self._engine.watchdog.blocked if self._engine.watchdog else None
+        if blocked is not None and blocked.lasting:
+            reasons.append(f"the event loop is blocked at {blocked.file}:{blocked.line} by {blocked.name}")
+        ok = not reasons
+        reasons += [
+            f"queue {info.name!r} is blocked by job {info.blocked_by}"
+            for info in await self.queues()
+            if info.blocked_by
+        ]
+        return Health(ok, reasons)
+
+    async def join(self) -> None:
+        """Wait until nothing is queued, running or between two attempts; delays and schedules are not waited for.
+
+        Raises:
+            DeadlockError: called inside a job.
+        """
+        await self._on_loop(self._engine.join())
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Call a plain, quick function with each `Event`, on the loop; gives a function that ends it."""
+        if not callable(listener) or inspect.iscoroutinefunction(listener):
+            raise InvalidOptionType(f"subscribe takes a plain function of an Event, not {listener!r}")
+        return self._engine.listeners.subscribe(listener)
+
+    # Acting
+
+    async def cancel(self, id: str, reason: str = "") -> Job:
+        """Ask a job to stop; returns once that is asked. What has ended stays as it is.
+
+        Raises:
+            JobNotFound: there is none of this id.
+        """
+        return await self._on_loop(self._cancel(id, reason))
+
+    async def _cancel(self, id: str, reason: str) -> Job:
+        record = await self._record(id)
+        answer = await resolve(self._store.cancel([id], reason))
+        if answer.ended:
+            self._engine.told_cancelled(answer.ended)
+        for asked in answer.asked:
+            if asked.run is not None:
+                asked.run.ask_to_stop(Stop.CANCEL)
+        return view_of(record, self)
+
+    async def cancel_waiting(self, queue: str) -> tuple[int, int]:
+        """Cancel what waits in a queue (queued, delayed, between attempts), not what runs; (done, skipped)."""
+        check_queue(queue)
+        waiting = await resolve(self._store.waiting_in(queue, self.settings.max_queued))
+        answer = await resolve(self._store.cancel([record.id for record in waiting], "queue cancelled"))
+        self._engine.told_cancelled(answer.ended)
+        return len(answer.ended), len(waiting) - len(answer.ended)
+
+    async def retry(self, id: str) -> Job:
+        """Run a finished job again, as a new one.
+
+        Raises:
+            JobNotFound: there is none of this id.
+            InvalidState: it has not finished.
+            ArgumentsGone: it succeeded, or is too long ago, and its arguments are not kept.
+        """
+        self._refuse_unless_open()
+        return self._engine.intake.again(await self._record(id))
+
+    async def pause(self, queue: str) -> None:
+        """Start no job of the queue any more; what runs goes on."""
+        check_queue(queue)
+        await resolve(self._store.pause(queue))
+
+    async def resume(self, queue: str) -> None:
+        """Start the queue's jobs again."""
+        check_queue(queue)
+        await resolve(self._store.resume(queue))
+        if self.status in ("running", "stopping"):
+            self._engine.wake()
+
+    async def release(self, id: str) -> Job:
+        """Give up a job whose process hangs. In memory there is no other process.
+
+        Raises:
+            InvalidState: always, with a store in memory.
+        """
+        await self._record(id)
+        raise InvalidState("only a durable store can release a job: in memory the job's process is this one")
+
+    # What a Job asks for
+
+    async def wait(self, job: Job, timeout: timedelta | None) -> None:
+        """See `Job.wait`."""
+        if timeout is not None:
+            check_timedelta("timeout", timeout, zero=True)
+        if job._record.finished is None:
+            await self._on_loop(self._engine.wait(job._record, timeout))
+
+    async def refresh(self, job: Job) -> None:
+        """See `Job.refresh`."""
+        if job._record.stored is False:
+            raise NotStored("its transaction was rolled back, so the job does not exist")
+
+    def result(self, job: Job) -> Any:
+        """See `Job.result`; the job has ended."""
+        if job.state is JobState.FAILED and job.error is not None:
+            raise JobFailed(f"job {job.name!r} failed: {job.error.type}: {job.error.message}", job)
+        if job.state is JobState.CANCELLED:
+            because = f": {job.cancel_reason}" if job.cancel_reason else ""
+            raise JobCancelled(f"job {job.name!r} was cancelled{because}", job)
+        if job._value is UNSET:
+            raise ResultNotKept(f"the value of job {job.name!r} went to the Job objects alive at its end; this is none")
+        return job._value
+
+    def stack(self, record: Record) -> list[Frame] | None:
+        """See `Job.stack`."""
+        return record.run.stack() if record.run is not None else None
+
+    def wait_time(self, record: Record) -> timedelta | None:
+        """See `Job.wait_time`."""
+        if record.state is JobState.SCHEDULED:
+            return None
+        end = record.started or record.finished or self._clock.monotonic()
+        return timedelta(seconds=max(end - record.since, 0.0))
+
+    def run_time(self, record: Record) -> timedelta | None:
+        """See `Job.run_time`."""
+        if record.started is None:
+            return None
+        return timedelta(seconds=max((record.finished or self._clock.monotonic()) - record.started, 0.0))
+
+    # State, for the page
+
+    @property
+    def status(self) -> str:
+        """`new`, `starting`, `running`, `stopping` or `stopped`."""
+        return self._engine.status
+
+    @property
+    def running(self) -> bool:
+        """Whether jobs are started."""
+        return self._engine.status == "running"
+
+    @property
+    def durable(self) -> bool:
+        """Whether jobs outlive the process."""
+        return self._store.durable
+
+    @property
+    def revision(self) -> int:
+        """Grows with every change of what the page shows."""
+        return self._store.revision
+
+    @property
+    def trimmed(self) -> bool:
+        """Logs and tracebacks of some finished records were dropped for their size."""
+        return self._store.trimmed
+
+    @property
+    def processes(self) -> int:
+        """Server processes that run this application on stores in memory; 1: this one alone."""
+        return self._engine.processes
+
+    @property
+    def loop_blocked(self) -> Blocked | None:
+        """What blocks the event loop, or has within the last minute."""
+        return self._engine.watchdog.blocked if self._engine.watchdog else None
+
+    def now(self) -> datetime:
+        """The engine's clock, aware UTC."""
+        return self._engine.now()
+
+    # Start and stop
+
+    async def open(self) -> None:
+        """Accept jobs; none starts before `begin`. The middleware calls this before the application's start-up."""
+        self._starts += 1
+        if self._starts > 1:
+            logger.warning(
+                "This Jobs is started already: there are two middlewares, or a middleware and a lifespan; one is enough"
+            )
+            return
+        try:
+            await self._engine.open()
+        except BaseException:
+            self._starts = 0
+            raise
+        self.started_at = self.now()
+
+    async def begin(self) -> None:
+        """Start jobs. The middleware calls this after the application's start-up."""
+        if self.status == "starting":
+            await self._engine.begin()
+            self.access.announce(logger)
+
+    async def stop(self) -> None:
+        """Drain and stop, within `shutdown_timeout`; with several starts, at the last stop."""
+        if self._starts == 0:
+            return
+        self._starts -= 1
+        if self._starts == 0:
+            await self._engine.stop()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        await self.begin()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    @asynccontextmanager
+    async def lifespan(self, _app: Any = None) -> AsyncIterator[None]:
+        """A lifespan for an application that composes its own: `Starlette(lifespan=jobs.lifespan)`."""
+        async with self:
+            yield
+
+    async def _on_loop(self, verb: Coroutine[Any, Any, T]) -> T:
+        """Carry a verb out on the engine's loop, whichever loop it was awaited on."""
+        loop = self._engine.loop
+        if loop is None or loop is asyncio.get_running_loop():
+            return await verb
+        if loop.is_closed():
+            verb.close()
+            raise NotRunning("the job engine has stopped, and its event loop is closed")
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(verb, loop))
+
+    # The page
+
+    @cached_property
+    def _dashboard(self) -> ASGIApp:
+        return build(self)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The status page, to be mounted: `Mount("/jobs", jobs)`."""
+        await self._dashboard(scope, receive, send)
+
+
+_OPTIONS = ("queue", "name", "delay", "run_at", "timeout", "retries", "unique", "on_commit")
+_POLICY = (
+    "key",
+    "queue",
+    "retries",
+    "timeout",
+    "every",
+    "cron",
+    "timezone",
+    "start_after",
+    "atomic",
+    "keep_result",
+)
+
+
+def _policy(given: dict[str, Any]) -> Policy:
+    queue, timeout, key = given.get("queue"), given.get("timeout"), given.get("key")
+    if queue is not None:
+        check_queue(queue)
+    if timeout is not None:
+        check_timedelta("timeout", timeout)
+    if key is not None and (not isinstance(key, str) or not key):
+        raise InvalidOptionType(f"key must be a text, not {key!r}")
+    for option in ("atomic", "keep_result"):
+        if given.get(option):
+            raise InvalidOption(f"{option}=True needs a durable store; a store in memory has no transaction to share")
+    return Policy(
+        queue=queue,
+        retries=to_retry("retries", given.get("retries")),
+        timeout=timeout,
+        schedule=_schedule(given),
+    )
+
+
+def _schedule(given: dict[str, Any]) -> Every | Cron | None:
+    every, cron, start_after = given.get("every"), given.get("cron"), given.get("start_after")
+    if every is not None and cron is not None:
+        raise InvalidOption("give either every or cron, not both")
+    if start_after is not None and every is None:
+        raise InvalidOption("start_after goes with every=…")
+    if cron is not None:
+        return Cron(cron, given.get("timezone", "UTC"))
+    if "timezone" in given:
+        raise InvalidOption("timezone goes with cron=…")
+    return Every(every, start_after) if every is not None else None

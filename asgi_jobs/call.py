@@ -1,0 +1,385 @@
+"""How a function is called: what is injected, what the caller gives, on the loop or in a thread."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from types import CodeType, FunctionType
+from typing import TYPE_CHECKING, Annotated, Any, ForwardRef, Protocol, get_args, get_origin, get_type_hints
+
+from asgi_jobs.errors import AmbiguousArgument, InvalidCall, InvalidOption
+
+if TYPE_CHECKING:
+    from asgi_jobs.task import Policy
+
+OPTIONS = frozenset({"queue", "name", "delay", "run_at", "timeout", "retries", "unique", "on_commit"})
+PLANS_KEPT = 10_000
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """One thing that an attempt's scope is asked for."""
+
+    hint: Any
+    component: str = ""
+    session: bool = False  # from `session_factory`, not from the container
+
+
+class Catalog(Protocol):
+    """What scopes can provide, asked while a plan is made."""
+
+    def find(self, hint: Any, marked: bool) -> Need | None:
+        """What provides this annotation; None when it is an ordinary parameter."""
+        ...
+
+    def owner(self, function: Any) -> Need | None:
+        """The provided class of which this plain function is a method."""
+        ...
+
+    def check(self, need: Need, *, threaded: bool, where: str) -> None:
+        """Refuse what cannot be given: a request's object, or an async session in a thread."""
+        ...
+
+
+class Plan:
+    """How one function is called. Made once, and shared by all of its jobs."""
+
+    __slots__ = (
+        "annotations",
+        "carries",
+        "clash",
+        "full",
+        "highest",
+        "injected",
+        "key",
+        "keywords",
+        "label",
+        "lowest",
+        "method",
+        "plain",
+        "policy",
+        "positional",
+        "required",
+        "signature",
+        "source",
+        "threaded",
+    )
+
+    def __init__(self, source: Any, policy: Policy, *, key: str, label: str, threaded: bool) -> None:
+        self.source = source  # what `Task` shows: docstring, module
+        self.policy = policy
+        self.key = key
+        self.label = label
+        self.threaded = threaded
+        self.injected: dict[str, Need] = {}
+        self.carries = True  # whether the function itself may hold objects: in a closure, defaults, a bound self
+        self.method: str | None = None  # call this method of what "self" was injected
+        self.annotations: Mapping[str, Any] = {}
+        self._adopt(inspect.Signature())
+
+    def _adopt(self, full: inspect.Signature) -> None:
+        self.full = full
+        given = [p for name, p in full.parameters.items() if name not in self.injected]
+        self.signature = inspect.Signature(given)
+        positional = [p for p in given if p.kind in _POSITIONAL]
+        variadic = any(p.kind is p.VAR_POSITIONAL for p in given)
+        required = [p for p in given if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        only_by_keyword = any(p.kind is p.KEYWORD_ONLY for p in required)
+        self.positional = tuple(p.name for p in positional)
+        self.required = frozenset(p.name for p in required)
+        self.lowest = sys.maxsize if only_by_keyword else len(required)
+        self.highest = sys.maxsize if variadic else len(positional)
+        self.keywords = frozenset(
+            p.name for p in full.parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        )
+        self.clash = OPTIONS & self.keywords
+        self.plain = not self.injected and not self.threaded
+
+    @property
+    def needs_arguments(self) -> bool:
+        """Whether nobody but code can enqueue it."""
+        return bool(self.required)
+
+    @property
+    def needs_session(self) -> bool:
+        """Whether a parameter is a session."""
+        return any(need.session for need in self.injected.values())
+
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Check that the function can be called so; nothing is called yet.
+
+        Raises:
+            InvalidCall: it cannot; the message says why and shows the signature.
+        """
+        count = len(args)
+        if not kwargs:
+            if self.lowest <= count <= self.highest:
+                return
+        elif count <= self.highest and kwargs.keys() <= self.keywords:
+            filled = self.positional[:count]
+            if self.required <= kwargs.keys() | filled and kwargs.keys().isdisjoint(filled):
+                return
+        self._bind_slowly(args, kwargs)
+
+    def _bind_slowly(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = {name: value for name, value in kwargs.items() if name not in self.injected}
+        try:
+            self.signature.bind(*args, **given)
+        except TypeError as error:
+            injected = "".join(f", {name} is injected" for name in self.injected)
+            message = f"{self.label}{self.signature} cannot be called so: {error}{injected}"
+            raise InvalidCall(message) from None
+
+    def refuse_ambiguous(self, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+        """Raise AmbiguousArgument for an option that is a still unfilled parameter too."""
+        filled = self.positional[: len(args)]
+        for name in sorted(self.clash & options.keys()):
+            if name not in filled:
+                raise AmbiguousArgument(
+                    f"{name!r} is an option of enqueue and a parameter of {self.label}(): say which. "
+                    f"As an option: jobs.using({name}=…).enqueue({self.label}, …); "
+                    f"as the parameter: jobs.using().enqueue({self.label}, …, {name}=…)"
+                )
+
+    def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], scope: Mapping[str, Any]) -> Any:
+        """Call the function with what was given and what the scope gave."""
+        if not self.injected:
+            return func(*args, **kwargs)
+        arguments = self.signature.bind(*args, **{k: v for k, v in kwargs.items() if k not in scope}).arguments
+        arguments |= scope
+        in_order = {name: arguments[name] for name in self.full.parameters if name in arguments}
+        bound = inspect.BoundArguments(self.full, in_order)
+        if self.method is None:
+            return func(*bound.args, **bound.kwargs)
+        service, *rest = bound.args
+        return getattr(service, self.method)(*rest, **bound.kwargs)
+
+
+class Planner:
+    """Makes plans, and remembers them: by function, or by code where functions are made on the fly."""
+
+    def __init__(self, catalog: Catalog, policy: Policy) -> None:
+        self._catalog = catalog
+        self._policy = policy
+        self.plans: dict[Any, Plan] = {}
+
+    def plan(self, func: Any) -> Plan:
+        """The plan of a function that was not declared as a task."""
+        key = _cache_key(func)
+        plan = self.plans.get(key)
+        if plan is not None and (not plan.annotations or plan.annotations == func.__annotations__):
+            return plan
+        return self._remember(key, self.make(func, self._policy))
+
+    def plan_with(self, service: Any, target: Any) -> Plan:
+        """The plan of `enqueue_with`: a function of one service, or the name of its method."""
+        key = (service, target if isinstance(target, str) else _cache_key(target))
+        plan = self.plans.get(key)
+        if plan is None or plan.annotations:
+            need = self._catalog.find(service, marked=True)
+            if need is None:
+                raise InvalidOption(f"enqueue_with: nothing provides {_name(service)}; add it to Jobs(providers=[…])")
+            plan = self._remember(key, self._make_with(need, target))
+        return plan
+
+    def make(self, func: Any, policy: Policy, key: str | None = None) -> Plan:
+        """Look at a function: its parameters, what is injected, and where it runs."""
+        inner = _innermost(func)
+        key = key or task_key(inner)
+        plan = Plan(inner, policy, key=key, label=_label(inner), threaded=not _is_async(func, inner))
+        signature, hints = _signature(func, inner, plan.label)
+        owner = self._catalog.owner(inner) if inspect.isfunction(inner) and inner is func else None
+        names = list(signature.parameters)
+        if owner is not None and names:
+            plan.injected[names.pop(0)] = owner
+            plan.method = inner.__name__
+        for name in names:
+            need = self._need(signature.parameters[name], hints.get(name))
+            if need is not None:
+                plan.injected[name] = need
+        plan.annotations = getattr(inner, "__annotations__", {})
+        plan.carries = not (
+            type(func) is FunctionType
+            and func.__closure__ is None
+            and func.__defaults__ is None
+            and func.__kwdefaults__ is None
+        )
+        return self._finish(plan, signature)
+
+    def _make_with(self, need: Need, target: Any) -> Plan:
+        if isinstance(target, str):
+            function = getattr(need.hint, target, None)
+            if not callable(function):
+                raise InvalidOption(f"enqueue_with: {_name(need.hint)} has no method {target!r}")
+            return self._make_method(need, function, target)
+        if not callable(target):
+            raise InvalidOption(f"enqueue_with: the target must be a function or a method's name, not {target!r}")
+        plan = self.make(target, self._policy)
+        first = next(iter(plan.full.parameters), None)
+        if first is None:
+            raise InvalidCall(f"{plan.label}() takes no argument; enqueue_with passes it the {_name(need.hint)}")
+        plan.injected = {first: need} | {name: n for name, n in plan.injected.items() if name != first}
+        return self._finish(plan, plan.full, lambda_allowed=True)
+
+    def _make_method(self, need: Need, function: Any, name: str) -> Plan:
+        inner = _innermost(function)
+        label = f"{_name(need.hint)}.{name}"
+        key = f"{getattr(need.hint, '__module__', '')}:{label}"
+        plan = Plan(inner, self._policy, key=key, label=label, threaded=not _is_async(function, inner))
+        signature, _ = _signature(function, inner, label)
+        parameters = list(signature.parameters.values())
+        if inspect.ismethod(function) or isinstance(inspect.getattr_static(need.hint, name), staticmethod):
+            parameters.insert(0, inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY))
+        plan.injected = {parameters[0].name: need}
+        plan.method = name
+        return self._finish(plan, signature.replace(parameters=parameters))
+
+    def _need(self, parameter: inspect.Parameter, hint: Any) -> Need | None:
+        if hint is None or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            return None
+        hint, component = _unwrap(hint)
+        if component is None and (parameter.default is not parameter.empty or _is_builtin(hint)):
+            return None
+        need = self._catalog.find(hint, marked=component is not None)
+        if need is not None and component:
+            need = Need(need.hint, component)
+        return need
+
+    def _finish(self, plan: Plan, signature: inspect.Signature, *, lambda_allowed: bool = False) -> Plan:
+        may_be_async = lambda_allowed or plan.label == "<lambda>" or plan.method is not None
+        for name, need in plan.injected.items():
+            self._catalog.check(need, threaded=plan.threaded and not may_be_async, where=f"{name!r} of {plan.label}()")
+        plan._adopt(signature)
+        return plan
+
+    def _remember(self, key: Any, plan: Plan) -> Plan:
+        if len(self.plans) >= PLANS_KEPT:  # functions made by exec, say; a cache must not grow without bound
+            self.plans.clear()
+        self.plans[key] = plan
+        return plan
+
+
+def task_key(func: Any) -> str:
+    """`module:qualname`, with `__main__` replaced by the name under which it can be imported."""
+    module = getattr(func, "__module__", None) or type(func).__module__
+    if module == "__main__":
+        spec = getattr(sys.modules["__main__"], "__spec__", None)
+        file = getattr(sys.modules["__main__"], "__file__", None)
+        module = spec.name if spec else (file or "__main__").replace("\\", "/").rpartition("/")[2].removesuffix(".py")
+        module = module.removesuffix(".__main__") if module != "__main__" else module
+    return f"{module}:{getattr(func, '__qualname__', type(func).__qualname__)}"
+
+
+def _cache_key(func: Any) -> Any:
+    """A key that lives as long as the code does, whatever is made of it at run time."""
+    if type(func) is FunctionType:
+        return func.__code__ if "<" in func.__qualname__ else func
+    if not callable(func):
+        raise InvalidCall(f"enqueue takes a function, not {func!r}" + _called_hint(func))
+    bound = getattr(func, "__func__", None)
+    if bound is not None and getattr(bound, "__code__", None):
+        return (type(func.__self__), bound.__code__)
+    if isinstance(func, partial):
+        return (_cache_key(func.func), len(func.args), tuple(func.keywords))
+    if inspect.isclass(func) or inspect.isbuiltin(func):
+        return func
+    return (type(func), vars(type(func)).get("__call__"))
+
+
+def _called_hint(value: Any) -> str:
+    if inspect.iscoroutine(value):
+        value.close()  # no "never awaited" warning on top of the error
+        return ": it has been called already; write enqueue(function, argument), not enqueue(function(argument))"
+    return ""
+
+
+def _innermost(func: Any) -> Any:
+    while isinstance(func, partial):
+        func = func.func
+    return func
+
+
+def _is_async(func: Any, inner: Any) -> bool:
+    if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
+        raise InvalidCall(f"{_label(inner)}() is a generator; a job is a function that returns")
+    if inspect.iscoroutinefunction(inner):
+        return True
+    return not inspect.isroutine(inner) and inspect.iscoroutinefunction(getattr(inner, "__call__", None))  # noqa: B004
+
+
+def _signature(func: Any, inner: Any, label: str) -> tuple[inspect.Signature, dict[str, Any]]:
+    try:
+        signature = inspect.signature(func)
+    except (ValueError, TypeError):  # some builtins tell nothing; they are called as they are
+        anything = [inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL)]
+        return inspect.Signature(anything), {}
+    annotated = inner if hasattr(inner, "__annotations__") else type(inner).__call__
+    annotations = dict(getattr(annotated, "__annotations__", {}))
+    annotations.pop("return", None)
+    if not annotations or inspect.isclass(inner):
+        return signature, {}
+    try:
+        return signature, get_type_hints(annotated, localns=_closure(annotated), include_extras=True)
+    except Exception:  # the annotation that fails is named below
+        return signature, _resolve_each(annotated, annotations, label)
+
+
+def _resolve_each(func: Any, annotations: dict[str, Any], label: str) -> dict[str, Any]:
+    names = getattr(inspect.unwrap(func), "__globals__", {}) | _closure(func)
+    hints = {}
+    for name, annotation in annotations.items():
+        text = annotation.__forward_arg__ if isinstance(annotation, ForwardRef) else annotation
+        try:
+            hints[name] = eval(text, names) if isinstance(text, str) else text  # noqa: S307 - the module's own text
+        except Exception as error:
+            raise InvalidCall(
+                f"the annotation {text!r} of parameter {name!r} of {label}() cannot be resolved ({error}); "
+                f"import it at run time (not only under TYPE_CHECKING)"
+            ) from None
+    return hints
+
+
+def _closure(func: Any) -> dict[str, Any]:
+    code: CodeType | None = getattr(func, "__code__", None)
+    cells = getattr(func, "__closure__", None)
+    if code is None or not cells:
+        return {}
+    found = {}
+    for name, cell in zip(code.co_freevars, cells, strict=True):
+        try:
+            found[name] = cell.cell_contents
+        except ValueError:  # a variable that has no value yet
+            continue
+    return found
+
+
+def _unwrap(hint: Any) -> tuple[Any, str | None]:
+    """The type in `Annotated`, and dishka's component where `FromDishka` marks it."""
+    if get_origin(hint) is not Annotated:
+        return hint, None
+    inner, *metadata = get_args(hint)
+    for mark in metadata:
+        if type(mark).__name__ == "_FromComponent":
+            return inner, str(mark.component)
+    return inner, None
+
+
+def _is_builtin(hint: Any) -> bool:
+    origin = get_origin(hint) or hint
+    return getattr(origin, "__module__", None) == "builtins"
+
+
+def _label(func: Any) -> str:
+    qualname = getattr(func, "__qualname__", None) or type(func).__qualname__
+    return str(qualname).rpartition("<locals>.")[2]
+
+
+def _name(hint: Any) -> str:
+    return getattr(hint, "__qualname__", None) or str(hint)
+
+
+Function = Callable[..., Any]

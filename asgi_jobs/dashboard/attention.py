@@ -1,0 +1,132 @@
+"""What needs a person, in words: blocked queues, jobs that do not stop, failures alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from asgi_jobs.dashboard import views, words
+from asgi_jobs.dashboard.jobview import cancel_action
+from asgi_jobs.dashboard.links import Links
+from asgi_jobs.dashboard.masking import shown, visible
+from asgi_jobs.dashboard.pulse import Harm, alike
+from asgi_jobs.dashboard.views import LOOKS, Action, Code, Link, Look, Part, Parts, Strong
+from asgi_jobs.job import Job, JobState
+
+ROWS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """One thing that needs a person: what, why, since when, and what can be done."""
+
+    id: str
+    css: str
+    look: Look
+    what: Parts
+    why: Parts
+    long: Part
+    action: Action | None
+    say: str
+
+
+def attention(harm: Harm, links: Links, now: datetime, *, may_act: bool) -> Attention:
+    """A harm, in words."""
+    make = {"blocked": _blocked, "stuck": _stuck, "failed": _failed}[harm.kind]
+    row = make(harm, links, now)
+    return (
+        row if may_act else Attention(row.id, row.css, row.look, row.what, row.why, row.long, None, row.say)
+    )
+
+
+def _blocked(harm: Harm, links: Links, now: datetime) -> Attention:
+    job, queue = harm.jobs[0], harm.queue
+    assert queue is not None
+    name = Link(visible(queue.name), links.jobs(queue=queue.name))
+    wait = f": {words.amount(queue.queued, 'job')} {'waits' if queue.queued == 1 else 'wait'} behind "
+    why: Parts = (
+        ("It has run for ", views.ran(job, now)) if job.state is JobState.RUNNING else (_held_words(job),)
+    )
+    if queue.waiting_at:
+        why = (*why, " and is waiting at ", Code(shown(queue.waiting_at)))
+    return Attention(
+        id=f"a-{job.id}",
+        css="warn",
+        look=LOOKS["blocked"],
+        what=("Queue ", name, wait, views.job_link(job, links)),
+        why=why,
+        long=words.since(harm.since, now),
+        action=None if job.cancelling else cancel_action(job, links, queue, "overview"),
+        say=f"Queue {visible(queue.name)} is blocked",
+    )
+
+
+def _held_words(job: Job) -> str:
+    return f"It is between two attempts: {views.tries(job)}"
+
+
+def _stuck(harm: Harm, links: Links, now: datetime) -> Attention:
+    job = harm.jobs[0]
+    frame = views.top_frame(job)
+    where: Parts = (
+        ("It is at ", Code(views.place_in_code(frame)), " in ", Code(visible(frame.function)))
+        if frame
+        else ()
+    )
+    held = f"queue {visible(job.queue)} stays held until it ends" if job.queue is not None else ""
+    between = "; " if where and held else ""
+    return Attention(
+        id=f"a-{job.id}",
+        css="warn",
+        look=LOOKS["stuck"],
+        what=(views.job_link(job, links), " was asked to stop and has not"),
+        why=(*where, between, held),
+        long=words.since(harm.since, now),
+        action=None,
+        say=f"{shown(job.name)} does not stop",
+    )
+
+
+def _failed(harm: Harm, links: Links, now: datetime) -> Attention:
+    job, number = harm.jobs[0], len(harm.jobs)
+    task, error = alike(job)
+    what = f"{shown(words.short_task(task))}: {shown(error)}"
+    href = links.job(job.id) if number == 1 else links.jobs(state="failed", task=task, q=error)
+    said = shown(job.error.message).strip().partition("\n")[0][:300] if job.error else ""
+    return Attention(
+        id=f"a-{job.id}",
+        css="bad",
+        look=Look("failed", "failed", f"{number:,} failed"),
+        what=(Link(what, href),),
+        why=(said,),
+        long=words.ago(harm.since, now),
+        action=retry_action(harm.jobs, links, "overview", shown(words.short_task(task))),
+        say=f"{shown(words.short_task(task))} failed",
+    )
+
+
+def retry_action(jobs: Sequence[Job], links: Links, back: str, noun: str) -> Action:
+    """The button that runs failed jobs again: at once for one, with a question for many."""
+    if len(jobs) == 1:
+        return Action(
+            "Run again", links.job(jobs[0].id, "retry"), (("back", back),), subject=shown(jobs[0].name)
+        )
+    number = f"{len(jobs):,}"
+    return Action(
+        f"Run {number} again…",
+        links.to("/jobs/retry"),
+        (("back", back), *(("id", job.id) for job in jobs)),
+        key=f"retry-{jobs[0].id}",
+        question=("Run ", Strong(f"{number} failed jobs"), f" of {noun} again? Each becomes a new job."),
+        button=f"Run {number} again",
+        confirm_css="pri",
+        subject=noun,
+    )
+
+
+def heading(harms: Sequence[Harm]) -> str:
+    """The answer, before anything else."""
+    if not harms:
+        return "Nothing needs attention"
+    return f"{words.amount(len(harms), 'thing needs', 'things need')} attention"

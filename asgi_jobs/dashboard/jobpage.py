@@ -1,0 +1,63 @@
+"""The page of one job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from asgi_jobs.dashboard import as_json, jobview, words
+from asgi_jobs.dashboard.masking import shown
+from asgi_jobs.dashboard.pages import Ask, Page
+from asgi_jobs.dashboard.pulse import alike, known
+from asgi_jobs.dashboard.why import Around
+from asgi_jobs.job import JobState
+
+
+class JobPage(Page):
+    """One job."""
+
+    template, name, lists = "job.html", "jobs", False
+
+    def __init__(self, ask: Ask, id: str) -> None:
+        super().__init__(ask)
+        self.id = id
+        self.around = Around()
+
+    async def stamp(self) -> object:
+        self.job = await self.ask.jobs.get(self.id)
+        stack = self.job.stack() if self.job.state is JobState.RUNNING else None
+        return [(frame.file, frame.line) for frame in stack or ()]
+
+    async def load(self) -> None:
+        ask, job = self.ask, self.job
+        queue = (
+            next((queue for queue in ask.pulse.queues if queue.name == job.queue), None)
+            if job.queue
+            else None
+        )
+        in_line = job.state is JobState.QUEUED and job.queue is not None
+        group = [
+            harm for harm in ask.pulse.harms if harm.kind == "failed" and alike(harm.jobs[0]) == alike(job)
+        ]
+        self.around = Around(
+            queue=queue,
+            blocks=ask.pulse.blocked(job),
+            place=await ask.jobs.place(job.id) if in_line else None,
+            holder=await known(ask.jobs, queue.current) if queue and in_line else None,
+            alike=sum(other.id != job.id for harm in group for other in harm.jobs) if job.error else 0,
+            retention=words.retention(ask.jobs.settings.retention),
+            durable=ask.jobs.durable,
+            engine_runs=ask.jobs.status not in {"stopped", "new"},
+        )
+
+    def title(self) -> str:
+        return shown(self.job.name) or "Job"
+
+    def json(self) -> Any:
+        return as_json.one_job(self.job)
+
+    def view(self) -> dict[str, Any]:
+        ask = self.ask
+        may_act = ask.visit.may_act
+        return {
+            "job": jobview.job_view(self.job, self.around, ask.visit.links, ask.jobs.now(), may_act=may_act)
+        }

@@ -1,0 +1,82 @@
+"""What must be said loudly at the top of every page."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from asgi_jobs.dashboard import words
+from asgi_jobs.dashboard.links import Links
+from asgi_jobs.dashboard.masking import shown, visible
+from asgi_jobs.dashboard.pulse import Pulse
+from asgi_jobs.dashboard.views import Code, Link, Note, Parts, Strong
+from asgi_jobs.dashboard.visit import Visit
+from asgi_jobs.job import JobState
+
+if TYPE_CHECKING:
+    from asgi_jobs import Jobs
+
+
+def notices(jobs: Jobs, visit: Visit, pulse: Pulse, now: datetime) -> list[Note]:
+    """What must be said loudly, worst first."""
+    made = [_engine(jobs, pulse), _processes(jobs), _loop(jobs, visit.links, now), _trimmed(jobs)]
+    if not visit.may_act:
+        said: Parts = (
+            Strong("You may look, not act."),
+            " Cancelling, running and pausing are refused for you.",
+        )
+        made.append(Note(said, "info", "info"))
+    return [notice for notice in made if notice]
+
+
+def _engine(jobs: Jobs, pulse: Pulse) -> Note | None:
+    if jobs.status == "running":
+        return None
+    if jobs.status == "stopping":
+        return Note(
+            (Strong("The engine is stopping."), " Jobs that run may end, then it ends."), "warn", "warn"
+        )
+    waiting = pulse.counts.get(JobState.QUEUED, 0) + pulse.counts.get(JobState.SCHEDULED, 0)
+    waits = f" {words.amount(waiting, 'job')} {'waits' if waiting == 1 else 'wait'}." if waiting else ""
+    remedy: Parts = (" Add ", Code("JobsMiddleware"), ", or compose ", Code("jobs.lifespan"))
+    return Note(
+        (Strong("The engine is not running, so no job starts."), waits, *remedy, " into the application."),
+        "bad",
+        "warn",
+    )
+
+
+def _processes(jobs: Jobs) -> Note | None:
+    if jobs.durable or jobs.processes < 2:
+        return None
+    parts: Parts = (
+        Strong(f"{jobs.processes} server processes, each with jobs of its own."),
+        f" The memory store is not shared: this page shows process {os.getpid()} only,",
+        " and a queue runs once per process. Start one process, or give ",
+        Code('store="sqlite+aiosqlite:///jobs.db"'),
+        ".",
+    )
+    return Note(parts, "warn", "warn")
+
+
+def _loop(jobs: Jobs, links: Links, now: datetime) -> Note | None:
+    blocked = jobs.loop_blocked
+    if blocked is None:
+        return None
+    what = Strong(
+        f"The event loop stood still for {blocked.seconds:.1f} s at {words.clock(blocked.since, now).text}."
+    )
+    name = shown(blocked.name)
+    who = Link(name, links.job(blocked.job_id)) if blocked.job_id else name
+    at = Code(f"{visible(blocked.file)}:{blocked.line}")
+    called: Parts = (" ", who, " was in ", Code(visible(blocked.function)), " at ", at)
+    return Note((what, *called, "; no request was answered meanwhile."), "warn", "warn")
+
+
+def _trimmed(jobs: Jobs) -> Note | None:
+    if not jobs.trimmed:
+        return None
+    return Note(
+        (Strong("Older logs and tracebacks were dropped"), ": they took more than 64 MiB."), "info", "info"
+    )

@@ -1,0 +1,170 @@
+"""What every page needs to know: counts, queues, what needs a person. Made once a change, not a request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from asgi_jobs.dashboard.words import short_type
+from asgi_jobs.errors import JobNotFound
+from asgi_jobs.job import Job, JobState
+
+if TYPE_CHECKING:
+    from asgi_jobs import Jobs
+    from asgi_jobs.stores.base import QueueInfo
+
+STOPPING = timedelta(seconds=10)  # a job that has not ended by then is not stopping
+LOOKED_AT = 200  # running and failed jobs looked at, newest first: the work is bounded
+NAMED = 50  # blocked queues of which the blocking job is read
+
+
+@dataclass(frozen=True, slots=True)
+class Harm:
+    """One thing that needs a person.
+
+    Attributes:
+        kind: "blocked", "stuck" or "failed".
+        since: when it began; of failures the last one.
+        jobs: the jobs concerned, newest first: the one that blocks or does not stop, those that failed alike.
+        queue: the queue that is blocked.
+    """
+
+    kind: str
+    since: datetime
+    jobs: tuple[Job, ...]
+    queue: QueueInfo | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """The state of all jobs, as far as every page shows it."""
+
+    counts: dict[JobState, int]
+    queues: list[QueueInfo]
+    harms: list[Harm]
+    until: datetime | None = field(compare=False)
+
+    @property
+    def facts(self) -> tuple[object, ...]:
+        """What the clock makes of the data: part of each ETag."""
+        return tuple((harm.kind, harm.since, harm.jobs[0].id, len(harm.jobs)) for harm in self.harms)
+
+    def holds(self, now: datetime) -> bool:
+        """Whether the clock has changed nothing since."""
+        return self.until is None or now < self.until
+
+    def blocked(self, job: Job) -> QueueInfo | None:
+        """The queue that this job blocks."""
+        return next((harm.queue for harm in self.harms if harm.queue and harm.jobs[0].id == job.id), None)
+
+
+class Watch:
+    """Takes the pulse of a `Jobs`, and takes it again only when something may have changed."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        self._jobs = jobs
+        self._last: tuple[int, Pulse] | None = None
+
+    async def pulse(self) -> Pulse:
+        """The pulse now."""
+        jobs, last = self._jobs, self._last
+        if last and not jobs.durable and last[0] == jobs.revision and last[1].holds(jobs.now()):
+            return last[1]
+        revision = jobs.revision
+        pulse = await take(jobs)
+        self._last = (revision, pulse)
+        return pulse
+
+
+async def take(jobs: Jobs) -> Pulse:
+    """Look at everything once."""
+    now = jobs.now()
+    counts = await jobs.counts()
+    queues = await jobs.queues()
+    running = await _newest(jobs, counts, JobState.RUNNING)
+    failed = await _newest(jobs, counts, JobState.FAILED)
+    held_up = [*await _blocked(jobs, queues), *_stuck(running, now)]
+    # What is held up comes first, the longest on top; of what failed the newest, not seen by anybody yet.
+    harms = [*sorted(held_up, key=lambda harm: harm.since), *await _failures(jobs, failed)]
+    troubled = {harm.jobs[0].queue for harm in harms if harm.kind != "failed"}
+    queues.sort(key=lambda queue: (queue.name not in troubled, *_longest_wait_first(queue)))
+    return Pulse(counts, queues, harms, _next_turn(queues, running, now, jobs.settings.stuck_after))
+
+
+def _longest_wait_first(queue: QueueInfo) -> tuple[bool, float, bool, str]:
+    busy = bool(queue.running or queue.queued or queue.current)
+    return (queue.paused_since is None, -(queue.oldest_wait or 0.0), not busy, queue.name)
+
+
+async def known(jobs: Jobs, id: str | None) -> Job | None:
+    """A job by its id; None when it has gone."""
+    if id is None:
+        return None
+    try:
+        return await jobs.get(id)
+    except JobNotFound:
+        return None
+
+
+def not_stopping(job: Job, now: datetime) -> bool:
+    """Whether it was asked to stop long enough ago to call it deaf."""
+    return job.cancelling and job.cancel_requested_at is not None and now - job.cancel_requested_at > STOPPING
+
+
+async def _newest(jobs: Jobs, counts: dict[JobState, int], state: JobState) -> list[Job]:
+    return await jobs.find(state=state, limit=LOOKED_AT) if counts.get(state) else []
+
+
+async def _blocked(jobs: Jobs, queues: list[QueueInfo]) -> list[Harm]:
+    harms = []
+    for queue in [queue for queue in queues if queue.blocked_by][:NAMED]:
+        job = await known(jobs, queue.blocked_by)
+        if job is not None and queue.blocked_since is not None and not not_stopping(job, jobs.now()):
+            harms.append(Harm("blocked", queue.blocked_since, (job,), queue))
+    return harms
+
+
+def _stuck(running: list[Job], now: datetime) -> list[Harm]:
+    return [
+        Harm("stuck", job.cancel_requested_at, (job,))
+        for job in running
+        if not_stopping(job, now) and job.cancel_requested_at is not None
+    ]
+
+
+async def _failures(jobs: Jobs, failed: list[Job]) -> list[Harm]:
+    """Failures alike are one thing. What was run again is the new job's affair."""
+    if not failed:
+        return []
+    again = {job.retry_of for job in await jobs.find(limit=LOOKED_AT)}
+    groups: dict[tuple[str, str], list[Job]] = {}
+    for job in failed:
+        if job.id not in again:
+            groups.setdefault(alike(job), []).append(job)
+    return [
+        Harm("failed", group[0].finished_at or group[0].enqueued_at, tuple(group))
+        for group in groups.values()
+    ]
+
+
+def alike(job: Job) -> tuple[str, str]:
+    """What failures have in common: task and exception."""
+    return job.task, short_type(job.error.type) if job.error else ""
+
+
+def _next_turn(
+    queues: list[QueueInfo], running: list[Job], now: datetime, stuck_after: timedelta
+) -> datetime | None:
+    """When time alone may change the pulse next: a queue becomes blocked, a job is seen not to stop."""
+    turns = [
+        job.cancel_requested_at + STOPPING + timedelta(milliseconds=1)
+        for job in running
+        if job.cancelling and job.cancel_requested_at is not None and not not_stopping(job, now)
+    ]
+    for queue in queues:
+        if queue.oldest_wait is not None and queue.current and not queue.blocked_by:
+            # Past the limit already: the job before it reports progress. Nothing says when it last did.
+            left = stuck_after - timedelta(seconds=queue.oldest_wait)
+            turns.append(now + max(left, timedelta(seconds=1)))
+    return min(turns, default=None)

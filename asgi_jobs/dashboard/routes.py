@@ -1,0 +1,246 @@
+"""The dashboard as an ASGI application: its addresses, and what answers each."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from asgi_jobs import errors
+from asgi_jobs.dashboard import actions
+from asgi_jobs.dashboard.access import Access
+from asgi_jobs.dashboard.actions import Done
+from asgi_jobs.dashboard.assets import FOREVER, load_assets
+from asgi_jobs.dashboard.door import Door
+from asgi_jobs.dashboard.etag import etag, unchanged
+from asgi_jobs.dashboard.forms import form_of
+from asgi_jobs.dashboard.frame import frame
+from asgi_jobs.dashboard.headers import SecureHeaders
+from asgi_jobs.dashboard.joblist import JobList
+from asgi_jobs.dashboard.jobpage import JobPage
+from asgi_jobs.dashboard.listing import remembered
+from asgi_jobs.dashboard.lists import Queues, Tasks
+from asgi_jobs.dashboard.overview import Overview
+from asgi_jobs.dashboard.pages import Ask, Page
+from asgi_jobs.dashboard.pulse import Watch
+from asgi_jobs.dashboard.render import SAID, Renderer
+from asgi_jobs.dashboard.visit import KEY, Visit, visit_of
+
+if TYPE_CHECKING:
+    from asgi_jobs import Jobs
+
+STATUS: dict[type[errors.JobsError], int] = {
+    errors.JobNotFound: 404,
+    errors.TaskNotFound: 404,
+    errors.NeedsArguments: 409,
+    errors.InvalidState: 409,
+    errors.ArgumentsGone: 409,
+    errors.NotRunning: 503,
+    errors.ShuttingDown: 503,
+    errors.QueueFull: 503,
+    errors.InvalidOption: 422,
+    errors.InvalidOptionType: 422,
+}
+BACK = {"overview": "/", "queues": "/queues", "tasks": "/tasks", "jobs": "/jobs"}
+logger = logging.getLogger("asgi_jobs.dashboard")
+
+OnJob = Callable[["Jobs", str, FormData], Awaitable[Done]]
+OnForm = Callable[["Jobs", FormData], Awaitable[Done]]
+
+
+def build(jobs: Jobs) -> ASGIApp:
+    """The dashboard of a `Jobs`, to be mounted anywhere. Works before the engine has started."""
+    return Dashboard(jobs).app
+
+
+class Dashboard:
+    """Handlers: each reads a request and answers it; who may ask was decided before."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        self.jobs = jobs
+        self.assets = load_assets()
+        self.renderer = Renderer(jobs.settings, self.assets)
+        self.watch = Watch(jobs)
+        self.born = secrets.token_hex(8)  # two processes, or two lives of one, never share a tag
+        access = getattr(jobs, "access", None) or Access(jobs.settings)
+        handled = ExceptionMiddleware(
+            Router(self.routes(), redirect_slashes=False),  # its redirects would follow Host
+            handlers={HTTPException: self.refuse, errors.JobsError: self.refuse},
+        )
+        calm = Calm(handled, self.renderer)
+        self.app: ASGIApp = SecureHeaders(
+            Door(calm, access, tuple(jobs.settings.origins), self.renderer, jobs.now)
+        )
+
+    def routes(self) -> list[Route]:
+        """Every address below the mount."""
+        show, on_job, on_form = self.show, self.act_on_job, self.act_on_form
+        return [
+            Route("/", partial(show, Overview)),
+            Route("/jobs", partial(show, JobList)),
+            Route("/jobs/cancel", partial(on_form, actions.cancel_many), methods=["POST"]),
+            Route("/jobs/retry", partial(on_form, actions.retry_many), methods=["POST"]),
+            Route("/jobs/{id}", self.show_job),
+            Route("/jobs/{id}/cancel", partial(on_job, actions.cancel), methods=["POST"]),
+            Route("/jobs/{id}/retry", partial(on_job, actions.retry), methods=["POST"]),
+            Route("/jobs/{id}/release", partial(on_job, actions.release), methods=["POST"]),
+            Route("/queues", partial(show, Queues)),
+            Route("/queues/pause", partial(on_form, actions.pause), methods=["POST"]),
+            Route("/queues/resume", partial(on_form, actions.resume), methods=["POST"]),
+            Route("/queues/cancel", partial(on_form, actions.cancel_queue), methods=["POST"]),
+            Route("/tasks", partial(show, Tasks)),
+            Route("/tasks/run", partial(on_form, actions.run_task), methods=["POST"]),
+            Route("/assets/{name}", self.asset),
+        ]
+
+    # Looking
+
+    async def show(self, make: Callable[[Ask], Page], request: Request) -> Response:
+        """A page, or that it has not changed."""
+        visit, pulse = visit_of(request), await self.watch.pulse()
+        page = make(Ask(self.jobs, visit, pulse, request.query_params))
+        stamp = await page.stamp()
+        if self.jobs.durable:
+            await page.load()
+        data = _steady(page.json()) if self.jobs.durable else self.jobs.revision
+        tag = self.tag(request, visit, pulse.facts, stamp, data)
+        if unchanged(request.headers.get("if-none-match"), tag):
+            return Response(status_code=304, headers={"etag": tag, "vary": "Accept, Cookie"})
+        if not self.jobs.durable:
+            await page.load()
+        return self.answer(request, visit, page, tag)
+
+    async def show_job(self, request: Request) -> Response:
+        """One job's page."""
+        id = request.path_params["id"]
+        if id in {"cancel", "retry"}:  # their addresses take a POST only
+            raise HTTPException(405, headers={"allow": "POST"})
+        return await self.show(partial(JobPage, id=id), request)
+
+    def tag(self, request: Request, visit: Visit, *data: object) -> str:
+        """The tag of what this visitor would see."""
+        jobs = self.jobs
+        around = (jobs.status, jobs.processes, jobs.loop_blocked, jobs.trimmed)
+        asked = (visit.links.base, request.scope["path"], request.url.query, visit.json, visit.rights)
+        return etag(self.born, asked, around, data)
+
+    def answer(self, request: Request, visit: Visit, page: Page, tag: str) -> Response:
+        """The page as HTML or JSON."""
+        if visit.json:
+            response = self.renderer.json(page.json())
+        else:
+            around = frame(
+                self.jobs, visit, page.ask.pulse, page=page.name, title=page.title(),
+                query=request.query_params, listed=page.listed, lists=page.lists, etag=tag,
+            )  # fmt: skip
+            response = self.renderer.page(page.template, visit, {"frame": around, **page.view()})
+        response.headers["etag"] = tag
+        return response
+
+    async def asset(self, request: Request) -> Response:
+        """A file of the fixed set, by the name that carries its hash."""
+        wanted = request.path_params["name"]
+        asset = next((asset for asset in self.assets.values() if asset.name == wanted), None)
+        if asset is None:
+            raise HTTPException(404, "There is no such file.")
+        return Response(asset.content, headers={"cache-control": FOREVER}, media_type=asset.media_type)
+
+    # Acting
+
+    async def act_on_job(self, act: OnJob, request: Request) -> Response:
+        """Do something to the job of the address."""
+        form = await form_of(request)
+        return self.acted(request, form, await act(self.jobs, request.path_params["id"], form))
+
+    async def act_on_form(self, act: OnForm, request: Request) -> Response:
+        """Do what a form says."""
+        form = await form_of(request)
+        return self.acted(request, form, await act(self.jobs, form))
+
+    def acted(self, request: Request, form: FormData, done: Done) -> Response:
+        """Say what was done: as JSON, or on the page that the visitor came from."""
+        visit = visit_of(request)
+        if visit.json:
+            if done.refused:
+                return self.renderer.json({"error": done.refused}, 409)
+            return self.renderer.json(done.data)
+        said = [("did", done.verb), ("n", str(done.done)), ("skipped", str(done.skipped or ""))]
+        return Response(status_code=303, headers={"location": _back(visit, form, done, said)})
+
+    # Refusing
+
+    async def refuse(self, request: Request, error: Exception) -> Response:
+        """An error that the visitor can understand, as a page or as JSON."""
+        visit = visit_of(request)
+        status, said, headers = _said_of(error)
+        if visit.json:
+            response = self.renderer.json({"error": said}, status)
+        else:
+            response = await self.explained(
+                request, visit, status, said, isinstance(error, errors.JobNotFound)
+            )
+        response.headers.update(headers)
+        return response
+
+    async def explained(self, request: Request, visit: Visit, status: int, said: str, job: bool) -> Response:
+        """The page of an error, with the way back to the others."""
+        pulse = await self.watch.pulse()
+        heading = "This job is not known" if job else SAID.get(status, SAID[400])
+        around = frame(
+            self.jobs, visit, pulse, page="jobs" if job else "", title=heading, query=request.query_params
+        )
+        context: dict[str, Any] = {"frame": around, "heading": heading, "said": said, "job": job}
+        return self.renderer.page("error.html", visit, context, status)
+
+
+class Calm:
+    """Pure ASGI: an error of the dashboard's own is logged and shown as a page, never as somebody else's."""
+
+    def __init__(self, app: ASGIApp, renderer: Renderer) -> None:
+        self.app = app
+        self.renderer = renderer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve, or say that it broke."""
+        try:
+            # With an app in the scope Starlette raises its 404 and 405 instead of answering in plain text.
+            await self.app({"app": self.app, **scope}, receive, send)
+        except Exception:
+            logger.exception("The jobs page failed")
+            await self.renderer.broken(scope[KEY])(scope, receive, send)
+
+
+def _said_of(error: Exception) -> tuple[int, str, dict[str, str]]:
+    if isinstance(error, HTTPException):
+        return error.status_code, error.detail, dict(error.headers or {})
+    status = next((status for kind, status in STATUS.items() if isinstance(error, kind)), 400)
+    return status, str(error) or type(error).__name__, {}
+
+
+def _back(visit: Visit, form: FormData, done: Done, said: list[tuple[str, str]]) -> str:
+    """Where to go on: a page of ours by its name, never an address that somebody sent."""
+    given = form.get("back")
+    name, _, query = (given if isinstance(given, str) else "").partition("?")
+    if name in BACK:
+        kept = remembered(query).pairs() if name == "jobs" else []
+        return visit.links.to(BACK[name], [*kept, *said])
+    if done.job is not None:
+        return visit.links.job(done.job.id) + visit.links.to("", said).removeprefix(visit.links.base)
+    return visit.links.to("/queues" if done.verb in {"pause", "resume"} else "/jobs", said)
+
+
+def _steady(data: Any) -> Any:
+    """The data without what the clock alone changes, so that nothing happening stays unchanged."""
+    if isinstance(data, dict):
+        return {name: _steady(value) for name, value in data.items() if name != "oldest_wait"}
+    return [_steady(value) for value in data] if isinstance(data, list) else data

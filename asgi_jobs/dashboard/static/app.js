@@ -1,0 +1,165 @@
+// Asks for the same page again and puts what changed into place. Everything works without this file.
+"use strict";
+const root = document.documentElement;
+const store = (name, value) => { // storage may be forbidden
+  try { return value ? localStorage.setItem("asgi_jobs." + name, value) : localStorage.getItem("asgi_jobs." + name); } catch { return null; }
+};
+const theme = (choice) => {
+  if (choice === "light" || choice === "dark") root.dataset.theme = choice; else delete root.dataset.theme;
+};
+theme(store("theme")); // now, before the first paint
+
+const FLOOR = 2, LONGEST = 60;
+const $ = (query, from = document) => from.querySelector(query);
+const all = (query, from = document) => [...from.querySelectorAll(query)];
+let skew = 0, timer = 0, failures = 0, asking = false, seen = Date.now(), nextTry = 0;
+const now = () => Date.now() + skew;
+
+// Time: the same words as words.py
+const whole = Math.floor;
+const pair = (s, size, unit, small, word) => {
+  const rest = whole(s % size / small);
+  return whole(s / size) + " " + unit + (rest ? " " + rest + " " + word : "");
+};
+const lasting = (ms) => {
+  const s = Math.max(whole(ms / 1000), 0);
+  return s < 60 ? s + " s" : s < 3600 ? pair(s, 60, "min", 1, "s") : s < 86400 ? pair(s, 3600, "h", 60, "min") : pair(s, 86400, "d", 3600, "h");
+};
+const coarse = (ms) => lasting(ms < 60000 ? ms : ms - ms % 60000);
+const said = { up: (d) => lasting(d), ago: (d) => coarse(d) + " ago", in: (d) => d < 0 ? "in " + coarse(-d) : "due now" };
+const clock = (ms) => new Date(ms).toISOString().slice(11, 19);
+function tick() {
+  for (const time of all("time[data-t]")) {
+    const then = Date.parse(time.dateTime), words = said[time.dataset.t]?.(now() - then);
+    if (!time.title) time.title = new Date(then).toLocaleString();
+    if (words && time.textContent !== words) time.textContent = words;
+  }
+  if (failures) away();
+}
+
+// Swapping: nodes stay, so focus, scroll, selection, open details, ticks and half-typed text stay with them
+const idOf = (node) => node?.getAttribute?.("id"); // a form's .id is its field of that name
+const kept = { DETAILS: "open", TIME: "title" };
+function morph(old, fresh) {
+  if (old.isEqualNode(fresh)) return;
+  if (old.nodeType !== fresh.nodeType || old.nodeName !== fresh.nodeName) return old.replaceWith(fresh);
+  if (old.nodeType !== 1) { if (old.data !== fresh.data) old.data = fresh.data; return; }
+  const keep = kept[old.nodeName];
+  for (const { name } of [...old.attributes]) if (!fresh.hasAttribute(name) && name !== keep) old.removeAttribute(name);
+  for (const { name, value } of fresh.attributes) if (name !== keep && old.getAttribute(name) !== value) old.setAttribute(name, value);
+  const byId = new Map([...old.children].filter(idOf).map((child) => [idOf(child), child]));
+  let at = old.firstChild;
+  for (const child of [...fresh.childNodes]) {
+    const id = idOf(child), same = id ? byId.get(id) : idOf(at) ? null : at;
+    if (same) {
+      byId.delete(id);
+      if (same === at) at = at.nextSibling; else old.insertBefore(same, at);
+      morph(same, child);
+    } else {
+      if (id && child.nodeName === "TR") child.classList.add("new");
+      old.insertBefore(child, at);
+    }
+  }
+  while (at) { const next = at.nextSibling; at.remove(); at = next; }
+}
+const busy = (region) => $("details.confirm[open]", region) || region.contains(getSelection().anchorNode) && !getSelection().isCollapsed;
+const saying = () => all("[data-say]").map((item) => item.dataset.say);
+function swap(page) {
+  const before = saying(), regions = all("[data-region]"), name = (list) => list.map((r) => r.dataset.region).join();
+  if (name(regions) !== name(all("[data-region]", page))) {
+    if (busy(document.body)) return false;
+    $("#main").replaceChildren(...$("#main", page).childNodes);
+  }
+  let done = true;
+  for (const region of all("[data-region]")) {
+    const fresh = $(`[data-region="${region.dataset.region}"]`, page);
+    if (!fresh) continue;
+    if (busy(region)) done = false; else morph(region, fresh);
+  }
+  document.title = page.title;
+  $("link[rel=icon]").href = $("link[rel=icon]", page).href;
+  const worse = saying().filter((text) => !before.includes(text));
+  if (worse.length) $("#said").textContent = worse.join(". ");
+  count();
+  return done;
+}
+
+// Asking
+const every = () => { const s = +$("#every").value; return s && Math.max(s, FLOOR); };
+function later(seconds) {
+  clearTimeout(timer);
+  if (seconds && !document.hidden) { nextTry = Date.now() + seconds * 1000; timer = setTimeout(ask, seconds * 1000); }
+}
+async function ask() {
+  if (asking) return;
+  asking = true;
+  try {
+    const answer = await fetch(location.href.split("#")[0], {
+      headers: { Accept: "text/html", "If-None-Match": root.dataset.etag }, cache: "no-store", signal: AbortSignal.timeout(15000),
+    });
+    if (answer.status === 200 || answer.status === 404) {
+      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      if (!$("[data-region]", page)) throw new Error("another page");
+      // What waits for an open question is asked for again
+      root.dataset.etag = swap(page) && answer.headers.get("etag") || "";
+    } else if (answer.status !== 304) throw new Error(answer.status);
+    failures = 0; seen = Date.now();
+    $("#away").replaceChildren();
+    $("#clock time").dateTime = new Date(now()).toISOString();
+    $("#clock time").textContent = clock(now());
+  } catch { failures++; }
+  asking = false;
+  tick();
+  later(failures ? Math.min(Math.max(every(), FLOOR) * 2 ** failures, LONGEST) : every());
+}
+function away() {
+  const bar = $("#away");
+  if (!bar.firstChild) {
+    bar.innerHTML = '<div class="notice is-bad" role="alert"><svg class="i" aria-hidden="true"><use href="#i-warn"/></svg><p><b></b> <span></span></p><button class="btn" type="button">Try now</button></div>';
+    $("button", bar).onclick = ask;
+    $("b", bar).textContent = `No answer from the server since ${clock(seen + skew)}.`;
+  }
+  $("span", bar).textContent = `What you see is ${lasting(Date.now() - seen)} old. Next try in ${lasting(nextTry - Date.now())}.`;
+}
+
+// Choosing
+function count() {
+  const boxes = all('.pick [name="id"]'), ticked = boxes.filter((box) => box.checked).length, every = $(".pick .all");
+  if (!every) return;
+  every.checked = ticked && ticked === boxes.length;
+  every.indeterminate = ticked && ticked < boxes.length;
+  $("#n").textContent = ticked + " selected";
+}
+
+addEventListener("DOMContentLoaded", () => {
+  skew = Date.parse(root.dataset.now) - Date.now();
+  const interval = store("every");
+  if (interval !== null && $(`#every option[value="${CSS.escape(interval)}"]`)) $("#every").value = interval;
+  $("#every").onchange = (event) => { store("every", event.target.value); later(every()); };
+  $("#theme").value = root.dataset.theme || "system";
+  $("#theme").onchange = (event) => { store("theme", event.target.value); theme(event.target.value); };
+  const here = new URL(location.href);
+  if (here.searchParams.has("did")) {
+    for (const name of ["did", "n", "skipped"]) here.searchParams.delete(name);
+    history.replaceState(null, "", here);
+    root.dataset.etag = "";
+  }
+  document.addEventListener("visibilitychange", () => document.hidden ? clearTimeout(timer) : every() && ask());
+  document.addEventListener("change", (event) => {
+    if (event.target.matches(".pick .all")) for (const box of all('.pick [name="id"]')) box.checked = event.target.checked;
+    count();
+  });
+  const close = (but) => all("details.confirm[open]").forEach((item) => { if (item !== but) item.open = false; });
+  document.addEventListener("click", (event) => close(event.target.closest("details.confirm")));
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") {
+      const open = $("details.confirm[open]");
+      if (open) { close(); $("summary", open).focus(); }
+    }
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea")) return;
+    if (event.key === "/" && $("#q")) { event.preventDefault(); $("#q").focus(); }
+    if (event.key === "r") ask();
+    if (event.key === "?") { $("#help").open = true; $("#help summary").focus(); }
+  });
+  count(); tick(); setInterval(tick, 1000); later(every());
+});

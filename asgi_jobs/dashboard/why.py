@@ -1,0 +1,100 @@
+"""Why a job has not started: its delay, its place in line, who is before it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from asgi_jobs.dashboard import views, words
+from asgi_jobs.dashboard.links import Links
+from asgi_jobs.dashboard.masking import shown
+from asgi_jobs.dashboard.views import Link, Look, Note, Part, Parts, Strong
+from asgi_jobs.job import Job, JobState
+
+if TYPE_CHECKING:
+    from asgi_jobs.app import Place
+    from asgi_jobs.stores.base import QueueInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What a job's page needs besides the job."""
+
+    queue: QueueInfo | None = None
+    blocks: QueueInfo | None = None
+    place: Place | None = None
+    holder: Job | None = None
+    alike: int = 0
+    retention: str = ""
+    durable: bool = False
+    engine_runs: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """A job before this one."""
+
+    look: Look
+    job: Link
+    said: Part
+    note: Note | None
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """Why a job has not started."""
+
+    parts: Parts
+    ahead: Sequence[Ahead]
+
+
+def why(job: Job, around: Around, links: Links, now: datetime) -> Why | None:
+    """The reason, in words; None for a job that has started or ended."""
+    if job.state is JobState.SCHEDULED and job.run_at is not None:
+        if job.held:
+            return Why(
+                (f"Its {views.tries(job)} begins ", words.ahead(job.run_at, now), "; it keeps its place."), ()
+            )
+        return Why(("It was enqueued with a delay and is due ", words.ahead(job.run_at, now), "."), ())
+    if job.state is not JobState.QUEUED:
+        return None
+    if not around.engine_runs:
+        return Why((Strong("The engine is not running"), ", so no job starts."), ())
+    if around.queue is None:
+        return Why(("It waits for a free place: as many jobs run as may run at once.",), ())
+    return _why_in_queue(around.queue, around, links, now)
+
+
+def _why_in_queue(queue: QueueInfo, around: Around, links: Links, now: datetime) -> Why:
+    link = views.queue_link(queue.name, links)
+    assert link is not None
+    at_once = "one at a time" if queue.limit == 1 else f"{queue.limit} at once"
+    parts: Parts = ("Jobs of queue ", link, f" run {at_once}, in order.")
+    if around.place is not None:
+        place = "the next" if around.place.position == 1 else words.ordinal(around.place.position)
+        parts = (*parts, " It is ", Strong(place), ".")
+    if queue.paused_since is not None:
+        parts = (Strong("The queue has been paused for "), words.since(queue.paused_since, now), ". ", *parts)
+    return Why(parts, _ahead(queue, around, links, now))
+
+
+def _ahead(queue: QueueInfo, around: Around, links: Links, now: datetime) -> list[Ahead]:
+    rows = []
+    holder, behind = around.holder, around.place.behind if around.place else None
+    if holder is not None:
+        note = None
+        if queue.blocked_by == holder.id and queue.blocked_since is not None:
+            at = f", waiting at {shown(queue.waiting_at)}" if queue.waiting_at else ""
+            note = Note(("Has blocked the queue for ", words.since(queue.blocked_since, now), at), "warn")
+        rows.append(
+            Ahead(
+                views.look(holder, now), views.job_link(holder, links, "name"), views.ran(holder, now), note
+            )
+        )
+    if behind is not None and (holder is None or behind.id != holder.id):
+        rows.append(
+            Ahead(views.look(behind, now), views.job_link(behind, links, "name"), "just ahead of it", None)
+        )
+    return rows

@@ -1,0 +1,1 @@
+"""The engine: takes jobs, runs them, hands in how they ended."""

@@ -1,0 +1,142 @@
+"""Takes due jobs from the store, has them run, hands in their outcomes: all in one exchange."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
+from inspect import isawaitable
+from typing import TYPE_CHECKING, TypeVar
+
+from asgi_jobs.engine.executor import Run
+from asgi_jobs.stores.base import Answer, Claimed
+
+if TYPE_CHECKING:
+    from asgi_jobs.engine.executor import Executor
+    from asgi_jobs.job import Record
+    from asgi_jobs.stores.base import Store
+
+T = TypeVar("T")
+PAUSE_AFTER_ERROR = 1.0
+logger = logging.getLogger("asgi_jobs")
+
+
+class Dispatcher:
+    """Keeps the places filled. Everything here runs on the loop.
+
+    Work batches by itself: what ends in one turn of the loop goes into one exchange, and so does what ends while
+    a store is busy with the last one. When the last running job has ended there is nothing to wait for, and the
+    exchange comes at once.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        executor: Executor,
+        *,
+        concurrency: int,
+        threads: int,
+        started: Callable[[Sequence[Record]], None],
+        recorded: Callable[[list[Run]], None],
+    ) -> None:
+        self._store = store
+        self._executor = executor
+        self._started = started
+        self._recorded = recorded
+        self.free = concurrency
+        self.free_threads = threads
+        self.claiming = False
+        self._outcomes: list[Run] = []
+        self.planned = False
+        self._again = False
+        self._exchange: asyncio.Task[None] | None = None
+        self._own = Context()
+
+    def wake(self) -> None:
+        """Something may be ready: look in the loop's next turn."""
+        if not self.planned:
+            self.planned = True
+            loop = self._executor.loop
+            assert loop is not None
+            loop.call_soon(self.pump, context=self._own)
+
+    def ended(self, run: Run) -> None:
+        """An attempt has ended."""
+        self._outcomes.append(run)
+        self.free += 1
+        if run.record.plan.threaded:
+            self.free_threads += 1
+        if self._executor.running:
+            if not self.planned:
+                self.wake()
+        else:
+            self._own.run(self.pump)
+
+    def pump(self) -> None:
+        """Hand in what ended, and start what may start."""
+        self.planned = False
+        if self._exchange is not None:  # under way: what has come since goes into the next one
+            self._again = True
+            return
+        outcomes, self._outcomes = self._outcomes, []
+        answer = self._store.exchange(outcomes, *self._room())
+        if isinstance(answer, Claimed):
+            self._carry_out(outcomes, answer)
+        else:
+            self._exchange = asyncio.Task(self._await(outcomes, answer), loop=self._executor.loop, context=self._own)
+
+    def _room(self) -> tuple[int, int]:
+        return (max(self.free, 0), max(self.free_threads, 0)) if self.claiming else (0, 0)
+
+    async def _await(self, outcomes: list[Run], answer: Awaitable[Claimed]) -> None:
+        """The exchange of a store that needs I/O: repeated until it succeeds, for it can undo nothing."""
+        claimed = None
+        while claimed is None:
+            try:
+                claimed = await answer
+            except Exception:
+                logger.exception("The store did not answer; trying again")
+                await asyncio.sleep(PAUSE_AFTER_ERROR)
+                outcomes += self._outcomes
+                self._outcomes = []
+                answer = _as_awaitable(self._store.exchange(outcomes, *self._room()))
+        self._exchange = None
+        self._carry_out(outcomes, claimed)
+        if self._again:
+            self._again = False
+            self.wake()
+
+    def _carry_out(self, outcomes: list[Run], claimed: Claimed) -> None:
+        if claimed.jobs:
+            self.free -= len(claimed.jobs)
+            start = self._executor.start
+            for record in claimed.jobs:
+                if record.plan.threaded:
+                    self.free_threads -= 1
+                start(record)
+            self._started(claimed.jobs)
+        if outcomes:
+            if claimed.refused:
+                outcomes = [run for run in outcomes if run not in claimed.refused]
+            self._recorded(outcomes)
+        if claimed.more:
+            self.wake()
+
+    async def settle(self) -> None:
+        """Wait until every outcome is in the store."""
+        while self._outcomes or self._exchange is not None:
+            if self._exchange is not None:
+                await asyncio.wait((self._exchange,))
+            else:
+                self.pump()
+                await asyncio.sleep(0)
+
+
+async def resolve(answer: Answer[T]) -> T:
+    """The store's answer, at once or awaited."""
+    return await answer if isawaitable(answer) else answer
+
+
+async def _as_awaitable(answer: Answer[T]) -> T:
+    return await resolve(answer)

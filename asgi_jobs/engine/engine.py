@@ -1,0 +1,443 @@
+"""The engine: its parts put together, its start and its stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from threading import get_ident
+from typing import TYPE_CHECKING, Any
+
+from asgi_jobs.engine.dispatcher import Dispatcher, resolve
+from asgi_jobs.engine.executor import Executor, Run, Stop, current_run
+from asgi_jobs.engine.intake import Intake
+from asgi_jobs.engine.neighbours import Neighbours
+from asgi_jobs.engine.threads import Threads
+from asgi_jobs.engine.upkeep import Upkeep
+from asgi_jobs.engine.waits import Waiters, refuse_deadlock
+from asgi_jobs.engine.watchdog import Watchdog
+from asgi_jobs.errors import DeadlockError, NotRunning, NotStored, ShuttingDown
+from asgi_jobs.events import (
+    CANCELLED,
+    ENQUEUED,
+    FAILED,
+    INTERRUPTED,
+    RETRYING,
+    STARTED,
+    SUCCEEDED,
+    Event,
+    Listeners,
+    label,
+)
+from asgi_jobs.job import Job, Record, view_of
+from asgi_jobs.stores.base import Verdict
+
+if TYPE_CHECKING:
+    from asgi_jobs.call import Planner
+    from asgi_jobs.clock import Clock
+    from asgi_jobs.engine.scope import Scopes
+    from asgi_jobs.job import Engine as Facade
+    from asgi_jobs.settings import Settings
+    from asgi_jobs.stores.base import Store
+    from asgi_jobs.task import Task
+
+LOST = "lost when the application stopped"
+INTERRUPTION = "interrupted when the application stopped"
+CLEAN_UP_SHARE, LONGEST_CLEAN_UP = 0.2, 5.0
+NAMED = 20
+GIVE_UP_TURNS = 5
+_KINDS = {
+    Verdict.SUCCEEDED: SUCCEEDED,
+    Verdict.FAILED: FAILED,
+    Verdict.CANCELLED: CANCELLED,
+    Verdict.HELD: RETRYING,
+}
+SUCCESS = Verdict.SUCCEEDED
+logger = logging.getLogger("asgi_jobs")
+
+
+class Engine:
+    """Owns the parts. All methods belong on the loop, but for what `accept` reaches."""
+
+    def __init__(
+        self,
+        facade: Facade,
+        settings: Settings,
+        store: Store,
+        scopes: Scopes,
+        planner: Planner,
+        clock: Clock,
+        tasks: dict[str, Task[Any, Any]],
+        origin: str,
+    ) -> None:
+        self._facade = facade
+        self._settings = settings
+        self._clock = clock
+        self._tasks = tasks
+        self.store = store
+        self.scopes = scopes
+        self.status = "new"
+        self.open_to_all = False  # whether anybody may enqueue; while stopping, jobs may
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self._thread_id = 0
+        self.threads = Threads()
+        self.waiters = Waiters()
+        self.listeners = Listeners()
+        self._joiners: list[asyncio.Future[None]] = []
+        self._moved = asyncio.Event()  # something has ended, for a shutdown that waits
+        self.executor = Executor(
+            engine=facade,
+            scopes=scopes,
+            threads=self.threads,
+            clock=clock,
+            touched=self._touched,
+        )
+        self.dispatcher = Dispatcher(
+            store,
+            self.executor,
+            concurrency=settings.concurrency,
+            threads=settings.threads,
+            started=self._started,
+            recorded=self._recorded,
+        )
+        self.executor.ended = self.dispatcher.ended
+        self.intake = Intake(
+            facade,
+            planner,
+            clock,
+            accept=self.accept,
+            accept_committed=self._accept_committed,
+            drop=self._drop,
+            reserve=self._reserve,
+        )
+        self.upkeep = Upkeep(
+            store,
+            clock,
+            tasks=lambda: list(tasks.values()),
+            make=lambda task: self.intake.of_task(task, "schedule"),
+            wake=self.wake,
+            pulse=self._pulse,
+            retention=settings.retention,
+            cleanup_interval=settings.cleanup_interval,
+        )
+        self.neighbours = Neighbours(origin)
+        self.processes = 1
+        self.watchdog: Watchdog | None = None
+
+    # Start
+
+    async def open(self) -> None:
+        """Accept jobs; none starts before `begin`."""
+        self.loop = self.executor.loop = asyncio.get_running_loop()
+        self._thread_id = get_ident()
+        self.status = "starting"
+        self.intake.renew()
+        self.scopes.start()
+        self._forget_unreachable()
+        await resolve(self.store.open(self))
+        self.open_to_all = True
+
+    async def begin(self) -> None:
+        """Start jobs, schedules and the watch over the loop."""
+        assert self.loop is not None
+        self.status = "running"
+        if not self.store.durable:
+            self.neighbours.join()
+        self.watchdog = Watchdog(self.loop, current=self._job_of)
+        self.watchdog.start()
+        self.upkeep.start(schedules=self._settings.concurrency > 0)
+        self.dispatcher.claiming = True
+        self.dispatcher.wake()
+
+    def _forget_unreachable(self) -> None:
+        """Attempts that did not stop with the last start's loop: nobody can hear of their end any more."""
+        for run in tuple(self.executor.running):
+            if run.loop_closed:
+                self.executor.running.discard(run)
+                run.abandon()
+                self.dispatcher.ended(run)
+
+    # Taking jobs in
+
+    def refuse(self) -> Exception | None:
+        """Why nothing can be enqueued here and now; None when it can."""
+        if self.open_to_all:
+            return None
+        if self.status == "stopping":
+            run = current_run()
+            if self.dispatcher.claiming and run is not None and run.belongs_to(self.executor):
+                return None
+            return ShuttingDown("the application is stopping and takes no more jobs")
+        return NotRunning(
+            f"the job engine {'has stopped' if self.status == 'stopped' else 'has not started'}. Add the middleware, "
+            "Middleware(JobsMiddleware, jobs=jobs), or lifespan=jobs.lifespan, to your application: a mounted app gets "
+            "no lifespan of its own. In tests: `with TestClient(app) as client:` (the `with` runs the lifespan) or "
+            "`async with jobs:` around the calls; in scripts: `async with jobs:`"
+        )
+
+    def accept(self, record: Record) -> Record:
+        """Store one job and have it started; from any thread."""
+        stored: Record = self.store.add((record,))[0]  # type: ignore[index]
+        if stored is not record:
+            return stored
+        if record.details is not None or self.listeners.active or get_ident() != self._thread_id:
+            self._taken_in((record,))
+        elif not self.dispatcher.planned:
+            self.dispatcher.wake()
+        return record
+
+    def _taken_in(self, records: Sequence[Record]) -> None:
+        if get_ident() == self._thread_id:
+            self._announce(records)
+        else:
+            assert self.loop is not None
+            self.loop.call_soon_threadsafe(self._announce, records)
+
+    def _announce(self, records: Sequence[Record]) -> None:
+        self.dispatcher.wake()
+        for record in records:
+            if record.details is not None and record.details.due is not None:
+                self.upkeep.expect()
+        if self.listeners.active:
+            for record in records:
+                self._tell(ENQUEUED, record)
+
+    def _reserve(self) -> None:
+        self.store.refuse_full(1)
+
+    def _accept_committed(self, records: list[Record]) -> None:
+        if self.status not in ("starting", "running") and self.refuse() is not None:
+            names = ", ".join(label(view_of(record, self._facade)) for record in records)
+            logger.error("The engine is not running, so jobs of a committed transaction are lost: %s", names)
+            self._drop(records)
+            return
+        for record in records:
+            record.detail().stored = True
+        self.store.add(records, bounded=False)
+        self._taken_in(records)
+
+    def _drop(self, records: list[Record]) -> None:
+        for record in records:
+            record.detail().stored = False
+            if self.loop is not None and not self.loop.is_closed():
+                self.loop.call_soon_threadsafe(self.waiters.fail, record.id)
+
+    # What happens to jobs
+
+    def wake(self) -> None:
+        """Jobs may be ready; from any thread."""
+        if get_ident() == self._thread_id:
+            self.dispatcher.wake()
+        elif self.loop is not None:
+            self.loop.call_soon_threadsafe(self.dispatcher.wake)
+
+    def _touched(self) -> None:
+        self.store.revision += 1
+
+    def _started(self, records: Sequence[Record]) -> None:
+        if self.listeners.active:
+            for record in records:
+                self._tell(STARTED, record)
+
+    def _recorded(self, runs: list[Run]) -> None:
+        noisy, waiters = self.listeners.active, self.waiters.futures
+        for run in runs:
+            record = run.record
+            if noisy or run.verdict is not SUCCESS or record.details is not None:
+                self._conclude(run)
+            if waiters and record.finished is not None:
+                self.waiters.settle(record.id)
+        if self._joiners:
+            self._release_joiners()
+        if self.status == "stopping":
+            self._moved.set()
+
+    def _conclude(self, run: Run) -> None:
+        record, kind = run.record, _KINDS[run.verdict]
+        if run.verdict is Verdict.CANCELLED and run.stop is Stop.SHUTDOWN:
+            kind = INTERRUPTED
+            record.detail().cancel_reason = INTERRUPTION
+        elif run.verdict is Verdict.HELD:
+            self.upkeep.expect()
+            if record.finished is not None:  # was asked to stop: no further attempt
+                kind = CANCELLED
+        self._tell(kind, record)
+
+    def _tell(self, kind: str, record: Record) -> None:
+        self.listeners.tell(Event(kind, view_of(record, self._facade), self.now()))
+
+    def told_cancelled(self, records: Sequence[Record]) -> None:
+        """Waiting jobs were cancelled: say so, and let who stood behind them go on."""
+        for record in records:
+            self._tell(CANCELLED, record)
+            self.waiters.settle(record.id)
+        self._release_joiners()
+        self.dispatcher.wake()
+
+    def now(self) -> datetime:
+        """The engine's clock, aware UTC."""
+        return datetime.fromtimestamp(self._clock.time(), UTC)
+
+    def _job_of(self, task: asyncio.Task[Any] | None) -> Job | None:
+        """The job that runs in this task; asked by the watchdog's thread."""
+        for run in tuple(self.executor.running):
+            if task is not None and (run.task is task or run.driver is task):
+                return run.job
+        return None
+
+    def _pulse(self) -> None:
+        self.listeners.look()
+        if self.intake.follow_clock():
+            self.store.reset_due(self.intake.due_of)
+            self.upkeep.expect()
+        if not self.store.durable:
+            self._count_processes()
+
+    def _count_processes(self) -> None:
+        processes = self.neighbours.count()
+        if processes > self.processes:
+            logger.warning(
+                "%d server processes run this application, each with jobs of its own in memory: order and limits hold "
+                "within one process only, and each page shows one process. Run one process, or give Jobs(store=…)",
+                processes,
+            )
+        self.processes = processes
+
+    # Waiting
+
+    async def wait(self, record: Record, timeout: timedelta | None) -> None:
+        """Wait for the job's end; a job that waits lends its places meanwhile."""
+        if record.finished is not None:
+            return
+        if record.stored is False:
+            raise NotStored("its transaction was rolled back, so the job does not exist")
+        run = current_run()
+        if run is None or not run.belongs_to(self.executor):
+            await self._wait(record, timeout)
+            return
+        self._refuse_deadlock(run, record)
+        run.waits = [*(run.waits or ()), record]
+        take_back = self._lend(run)
+        try:
+            await self._wait(record, timeout)
+        finally:
+            take_back()
+            run.waits.remove(record)
+
+    async def _wait(self, record: Record, timeout: timedelta | None) -> None:
+        seconds = timeout.total_seconds() if timeout is not None else None
+        try:
+            async with asyncio.timeout(seconds):
+                await self.waiters.wait(record.id)
+        except TimeoutError:
+            raise TimeoutError(f"job {record.name!r} had not ended after {timeout}; it goes on") from None
+
+    def _refuse_deadlock(self, run: Run, target: Record) -> None:
+        holders = {s.name: (s.limit, s.holders) for s in self.store.standings() if s.holders}  # type: ignore[union-attr]
+        refuse_deadlock(run, target, holders)
+
+    def _lend(self, run: Run) -> Callable[[], None]:
+        if run.waits and len(run.waits) > 1:  # lent already
+            return lambda: None
+        self.dispatcher.free += 1
+        take_session_back = run.scope.lend() if run.scope is not None else lambda: None
+        self.dispatcher.wake()
+
+        def take_back() -> None:
+            self.dispatcher.free -= 1
+            take_session_back()
+
+        return take_back
+
+    async def join(self) -> None:
+        """Wait until nothing is queued, running or between two attempts."""
+        run = current_run()
+        if run is not None and run.belongs_to(self.executor):
+            raise DeadlockError("join() inside a job would wait for that job itself")
+        while await resolve(self.store.pending()):
+            idle: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._joiners.append(idle)
+            await idle
+
+    def _release_joiners(self) -> None:
+        if self._joiners and not self.store.pending():
+            joiners, self._joiners = self._joiners, []
+            for idle in joiners:
+                if not idle.done():
+                    idle.set_result(None)
+
+    # Stop
+
+    async def stop(self) -> None:
+        """Drain, cancel what is left, say what is lost, close everything: within `shutdown_timeout` in all."""
+        self.status, self.open_to_all = "stopping", False
+        total = self._settings.shutdown_timeout.total_seconds()
+        end = self._clock.monotonic() + total
+        soft = end - min(total * CLEAN_UP_SHARE, LONGEST_CLEAN_UP)
+        await self.upkeep.stop_schedules()
+        await self._drain(soft)
+        self.dispatcher.claiming = False
+        interrupted = await self._interrupt(end)
+        lost = await resolve(self.store.abandon(LOST))
+        self._warn_of_lost(interrupted, lost)
+        await self._close(lost)
+
+    async def _drain(self, until: float) -> None:
+        if self.store.drained(until):
+            return
+        running = [label(run.job) for run in self.executor.running]
+        logger.info(
+            "Stopping: waiting up to %.0f s for %d jobs (%s)",
+            *(
+                until - self._clock.monotonic(),
+                await resolve(self.store.pending()),
+                ", ".join(running[:NAMED]) or "queued",
+            ),
+        )
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(until - self._clock.monotonic(), 0)):
+                while not self.store.drained(until):
+                    self._moved.clear()
+                    await self._moved.wait()
+
+    async def _interrupt(self, until: float) -> list[Run]:
+        """Cancel what runs; gives what was cut off, or does not end at all."""
+        runs = list(self.executor.running)
+        for run in runs:
+            run.ask_to_stop(Stop.SHUTDOWN)
+        await self._wait_for(runs, until - self._clock.monotonic())
+        for run in runs:
+            run.give_up()
+        await self._wait_for(runs, 0)
+        await self.dispatcher.settle()
+        return [run for run in runs if run in self.executor.running or run.interrupted]
+
+    async def _wait_for(self, runs: list[Run], seconds: float) -> None:
+        tasks = [task for run in runs if run in self.executor.running and (task := run.driver or run.task) is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=max(seconds, 0))
+            for _ in range(GIVE_UP_TURNS):  # their call-backs, and what a cancel still sets in motion
+                await asyncio.sleep(0)
+
+    def _warn_of_lost(self, interrupted: list[Run], lost: Sequence[Record]) -> None:
+        running = [
+            f"{label(run.job)} {'still running: it does not stop' if run in self.executor.running else 'running'}"
+            for run in interrupted
+        ]
+        jobs = running + [f"{label(view_of(record, self._facade))} waiting" for record in lost]
+        if jobs:
+            more = f" and {len(jobs) - NAMED} more" if len(jobs) > NAMED else ""
+            logger.warning("%d jobs were lost at shutdown: %s%s", len(jobs), "; ".join(jobs[:NAMED]), more)
+
+    async def _close(self, lost: Sequence[Record]) -> None:
+        self.told_cancelled(lost)
+        await self.upkeep.stop()
+        if self.watchdog is not None:
+            self.watchdog.stop()
+        self.neighbours.leave()
+        self.threads.close()
+        await self.scopes.stop()
+        await resolve(self.store.close())
+        self.status = "stopped"

@@ -1,0 +1,441 @@
+"""The dependencies of one attempt: opened when it starts, closed when it has ended, however it ends.
+
+dishka does the wiring. One thing is done here: dishka hands a job's exception to a generator as the *value* of
+`yield` and never throws it in, so a session factory that commits after its `yield` would commit the work of a
+failed job. Whatever form `session_factory` has, it becomes one context manager that is left by `__exit__` with
+the exception.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import typing
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import Context
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dishka import AnyOf, AsyncContainer, Provider, Scope, make_async_container
+from dishka.entities.key import DependencyKey
+from dishka.exceptions import ExitError
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy.orm import Session, sessionmaker
+
+from asgi_jobs.call import Need
+from asgi_jobs.engine.guard import is_request_type
+from asgi_jobs.errors import InvalidCall, InvalidOption, InvalidOptionType, RequestBound
+
+if TYPE_CHECKING:
+    from asgi_jobs.engine.threads import WorkerThread
+
+SESSION_TYPES = (AsyncSession, Session)
+_FORMS = (
+    "an async_sessionmaker, async_sessionmaker.begin, an async context manager function, "
+    "an async generator function, or a sync sessionmaker"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionFactory:
+    """A session factory in one form, whatever form it was given in."""
+
+    open: Callable[[], Any]  # gives a context manager, async or not
+    is_async: bool
+    types: tuple[type, ...]  # the annotations that mean its session
+
+    @classmethod
+    def of(cls, given: Any) -> SessionFactory:
+        """Make one of what `Jobs(session_factory=…)` was given."""
+        maker = getattr(given, "__self__", given)  # async_sessionmaker.begin is a bound method
+        if isinstance(maker, async_sessionmaker):
+            return cls(given, True, (AsyncSession, *_session_classes(maker.class_, AsyncSession)))
+        if isinstance(maker, sessionmaker):
+            return cls(given, False, (Session, *_session_classes(maker.class_, Session)))
+        if not callable(given) or (inspect.isclass(given) and not issubclass(given, SESSION_TYPES)):
+            raise InvalidOptionType(f"session_factory must be {_FORMS}, not {given!r}")
+        return cls._of_function(given)
+
+    @classmethod
+    def _of_function(cls, given: Any) -> SessionFactory:
+        inner = inspect.unwrap(given)
+        if inspect.iscoroutinefunction(given):
+            raise InvalidOptionType(f"session_factory {given!r} is a coroutine function; it must be {_FORMS}")
+        is_async = not (inspect.isgeneratorfunction(inner) or (inspect.isclass(given) and issubclass(given, Session)))
+        if inspect.isasyncgenfunction(given):
+            opener: Callable[[], Any] = asynccontextmanager(given)
+        else:
+            opener = contextmanager(given) if inspect.isgeneratorfunction(given) else given
+        base: type = AsyncSession if is_async else Session
+        session_class = _yielded(inner)
+        if session_class is not None and not issubclass(session_class, SESSION_TYPES):
+            raise InvalidOptionType(
+                f"session_factory yields {session_class.__name__} by its annotation; it must yield a {base.__name__}"
+            )
+        if session_class is not None and issubclass(session_class, Session):
+            is_async, base = is_async and inspect.isasyncgenfunction(inner), Session
+        return cls(opener, is_async, (base, *_session_classes(session_class or base, base)))
+
+
+class Limiter:
+    """So many at once, first come, first served; a place that is lent may be taken back at any time."""
+
+    def __init__(self, places: int) -> None:
+        self.free = places
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def acquire(self) -> None:
+        """Wait for a place. A cancel leaves nothing behind."""
+        if self.free > 0 and not self._waiting:
+            self.free -= 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except BaseException:
+            if turn.done() and not turn.cancelled():
+                self.release()  # the place came together with the cancel
+            raise
+
+    def take_back(self) -> None:
+        """Take a place that was lent, now, even if for a moment there is one too many."""
+        self.free -= 1
+
+    def release(self) -> None:
+        """Give a place to whoever waits longest."""
+        self.free += 1
+        while self.free > 0 and self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self.free -= 1
+                turn.set_result(None)
+
+
+class Changes:
+    """Whether a session has changes that nobody committed. Listens only while a job runs."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._flushed = False
+        self.commits = 0
+        for name, listener in self._listeners():
+            event.listen(session, name, listener)
+
+    def _listeners(self) -> Iterable[tuple[str, Callable[..., None]]]:
+        return (
+            ("after_flush", self._after_flush),
+            ("do_orm_execute", self._on_execute),
+            ("after_commit", self._after_commit),
+            ("after_rollback", self._after_rollback),
+        )
+
+    def _after_flush(self, *_: Any) -> None:
+        self._flushed = True
+
+    def _on_execute(self, state: Any) -> None:
+        if state.is_insert or state.is_update or state.is_delete:
+            self._flushed = True
+
+    def _after_commit(self, _session: Session) -> None:
+        self._flushed = False
+        self.commits += 1
+
+    def _after_rollback(self, session: Session) -> None:
+        if not session.in_nested_transaction():
+            self._flushed = False
+
+    def pending(self) -> bool:
+        """Whether there is anything that a commit would keep."""
+        session = self._session
+        return self._flushed or bool(session.new or session.deleted or session.dirty)
+
+
+class Scopes:
+    """What attempts can be given: the session factory and the container."""
+
+    def __init__(
+        self,
+        *,
+        session_factory: Any,
+        providers: Sequence[Any],
+        container: AsyncContainer | None,
+        max_sessions: int,
+    ) -> None:
+        self.sessions = SessionFactory.of(session_factory) if session_factory is not None else None
+        self.places = Limiter(max_sessions)
+        self._max_sessions = max_sessions
+        self._providers = tuple(providers)
+        self._owned = bool(providers)
+        if providers and container is not None:
+            raise InvalidOption("give either providers or container: a container has its own providers")
+        self.container = self._make_container() if providers else container
+        self._fresh = True
+
+    def start(self) -> None:
+        """Make the container of this run."""
+        self.places = Limiter(self._max_sessions)
+        if self._owned and not self._fresh:
+            self.container = self._make_container()
+        self._fresh = False
+
+    async def stop(self) -> None:
+        """Close the container that was made here; the application's own is left alone."""
+        if self._owned and self.container is not None:
+            await self.container.close()
+
+    def _make_container(self) -> AsyncContainer:
+        if self.sessions is None:
+            return make_async_container(*self._providers)
+        for provider in self._providers:
+            for factory in getattr(provider, "factories", ()):
+                if factory.provides.type_hint in self.sessions.types:
+                    raise InvalidOption(
+                        f"both session_factory and {type(provider).__name__} provide "
+                        f"{factory.provides.type_hint.__name__}; drop one"
+                    )
+        return make_async_container(_session_provider(self.sessions), *self._providers)
+
+    # What a plan asks (call.Catalog)
+
+    def find(self, hint: Any, marked: bool) -> Need | None:
+        """What provides this annotation."""
+        if self.sessions is not None and hint in self.sessions.types:
+            return Need(hint, session=True)
+        if self._factory(hint) is not None:
+            return Need(hint)
+        if inspect.isclass(hint) and issubclass(hint, SESSION_TYPES):
+            raise InvalidCall(self._no_session(hint))
+        if is_request_type(hint):
+            name = getattr(hint, "__name__", hint)
+            raise RequestBound(
+                f"a job cannot ask for a {name}: the request ends before the job. Pass the values that it needs, "
+                f"for example request.url.path"
+            )
+        if marked:
+            raise InvalidCall(f"nothing provides {hint!r}; add it to Jobs(providers=[…])")
+        return None
+
+    def _no_session(self, hint: type) -> str:
+        if self.sessions is None:
+            return f"nothing provides {hint.__name__}: give Jobs(session_factory=async_sessionmaker(engine))"
+        has = self.sessions.types[0].__name__
+        return f"session_factory gives {has}, not {hint.__name__}; annotate the parameter as {has}"
+
+    def owner(self, function: Any) -> Need | None:
+        """The provided class that this plain function is a method of."""
+        if "." not in function.__qualname__.rpartition("<locals>.")[2] or self.container is None:
+            return None
+        owners = [
+            key.type_hint
+            for registry in _registries(self.container)
+            for key in list(registry.factories)
+            if inspect.isclass(key.type_hint) and getattr(key.type_hint, function.__name__, None) is function
+        ]
+        exact = [owner for owner in owners if f"{owner.__qualname__}.{function.__name__}" == function.__qualname__]
+        found = list(dict.fromkeys(exact or owners))
+        if len(found) > 1:
+            names = ", ".join(one.__qualname__ for one in found)
+            raise InvalidCall(f"{function.__qualname__} belongs to several services ({names}); use enqueue_with")
+        if not found:
+            self._refuse_method(function)
+            return None
+        return Need(found[0])
+
+    def _refuse_method(self, function: Any) -> None:
+        parameters = list(inspect.signature(function).parameters)
+        if parameters[:1] == ["self"]:
+            owner = function.__qualname__.rpartition(".")[0].rpartition(".")[2]
+            raise InvalidCall(
+                f"{function.__qualname__} is a method, and nothing provides {owner}: add it to Jobs(providers=[…]), "
+                f"for example provider.provide({owner})"
+            )
+
+    def check(self, need: Need, *, threaded: bool, where: str) -> None:
+        """Refuse a dependency that reaches a request, or a session of the wrong kind."""
+        if need.session and self.sessions is not None:
+            if threaded and self.sessions.is_async:
+                raise InvalidCall(
+                    f"{where} asks for {need.hint.__name__}, which works on the event loop only: make the function "
+                    f"async def, or give a sync sessionmaker as session_factory and ask for Session"
+                )
+            return
+        chain = self._request_in(DependencyKey(need.hint, need.component), ())
+        if chain:
+            path = " → ".join(getattr(hint, "__name__", str(hint)) for hint in chain)
+            raise RequestBound(
+                f"{where} needs {path}, which belongs to a request; jobs have none of it. "
+                f"Give the job a service that takes plain values instead"
+            )
+
+    def _request_in(self, key: DependencyKey, seen: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if key.type_hint in seen:
+            return None
+        chain = (*seen, key.type_hint)
+        if is_request_type(key.type_hint):
+            return chain
+        factory = self._factory(key.type_hint, key.component or "")
+        if factory is None:
+            return None
+        for dependency in (*factory.dependencies, *factory.kw_dependencies.values()):
+            found = self._request_in(dependency, chain)
+            if found:
+                return found
+        return None
+
+    def _factory(self, hint: Any, component: str = "") -> Any:
+        if self.container is None:
+            return None
+        try:
+            hash(hint)
+        except TypeError:
+            return None
+        key = DependencyKey(hint, component)
+        found = (registry.get_factory(key) for registry in _registries(self.container))
+        return next((factory for factory in found if factory is not None), None)
+
+
+class AttemptScope:
+    """The scope of one attempt."""
+
+    def __init__(self, scopes: Scopes, context: Context, thread: WorkerThread | None) -> None:
+        self._scopes = scopes
+        self._context = context
+        self._thread = thread
+        self._container: AsyncContainer | None = None
+        self._manager: Any = None
+        self._session: Any = None
+        self._changes: Changes | None = None
+        self._has_place = False
+        self.uncommitted = False  # after a success: changes were left that closing did not commit either
+        self.waiting_for_place = False
+
+    async def open(self, injected: dict[str, Need], given: dict[str, Any]) -> dict[str, Any]:
+        """Get what the function needs, less what the caller gave."""
+        values: dict[str, Any] = {}
+        for name, need in injected.items():
+            if name in given:
+                continue
+            if need.session:
+                values[name] = await self.session()
+            else:
+                values[name] = await self._request().get(need.hint, need.component)
+        return values
+
+    def _request(self) -> AsyncContainer:
+        if self._container is None:
+            assert self._scopes.container is not None
+            context = {AttemptScope: self} if self._scopes.sessions else None
+            self._container = self._scopes.container(context=context)
+        return self._container
+
+    async def session(self) -> Any:
+        """The attempt's session, opened when first asked for."""
+        if self._session is not None:
+            return self._session
+        sessions = self._scopes.sessions
+        assert sessions is not None
+        self.waiting_for_place = True
+        await self._scopes.places.acquire()
+        self._has_place, self.waiting_for_place = True, False
+        manager = sessions.open()
+        if not hasattr(manager, "__aenter__" if sessions.is_async else "__enter__"):
+            raise InvalidOption(f"session_factory gave {manager!r}; it must be {_FORMS}")
+        session = await (manager.__aenter__() if sessions.is_async else self._in_thread(manager.__enter__))
+        self._manager = manager
+        if not isinstance(session, SESSION_TYPES[0] if sessions.is_async else SESSION_TYPES[1]):
+            raise InvalidOption(f"session_factory yielded {session!r}, which is no {sessions.types[0].__name__}")
+        self._changes = Changes(session.sync_session if isinstance(session, AsyncSession) else session)
+        self._session = session
+        return session
+
+    async def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
+        if self._thread is None:
+            return function(*args)
+        return await self._thread.call(self._context, function, *args)
+
+    def lend(self) -> Callable[[], None]:
+        """Let another job have this one's session place while it waits; gives what takes it back."""
+        if not self._has_place:
+            return lambda: None
+        places = self._scopes.places
+        places.release()
+        return places.take_back
+
+    async def close(self, error: BaseException | None) -> BaseException | None:
+        """Close everything, the session last, with the body's error; gives a new error of closing itself."""
+        raised = await self._close_container(error)
+        changes = self._changes
+        pending = error is None and changes is not None and changes.pending()
+        commits = changes.commits if changes else 0
+        try:
+            closing = await self._close_session(error or raised)
+        finally:
+            if self._has_place:
+                self._has_place = False
+                self._scopes.places.release()
+        self.uncommitted = pending and changes is not None and changes.commits == commits
+        return raised or closing
+
+    async def _close_container(self, error: BaseException | None) -> BaseException | None:
+        if self._container is None:
+            return None
+        try:
+            await self._container.close(error)
+        except ExitError as group:
+            return group.exceptions[0] if len(group.exceptions) == 1 else group
+        except BaseException as raised:  # whatever closing raises is the job's error
+            return raised
+        return None
+
+    async def _close_session(self, error: BaseException | None) -> BaseException | None:
+        manager, self._manager = self._manager, None
+        if manager is None:
+            return None
+        details = (type(error), error, error.__traceback__) if error is not None else (None, None, None)
+        try:
+            if hasattr(manager, "__aexit__"):
+                await manager.__aexit__(*details)
+            else:
+                await self._in_thread(manager.__exit__, *details)
+        except BaseException as raised:  # whatever closing raises is the job's error
+            return None if raised is error else raised
+        return None
+
+
+def _session_provider(sessions: SessionFactory) -> Provider:
+    async def session(scope: AttemptScope) -> Any:
+        return await scope.session()
+
+    provider = Provider(scope=Scope.REQUEST)
+    provider.from_context(provides=AttemptScope)
+    provides: Any = sessions.types[0] if len(set(sessions.types)) == 1 else AnyOf[tuple(dict.fromkeys(sessions.types))]
+    provider.provide(session, provides=provides)
+    return provider
+
+
+def _registries(container: AsyncContainer) -> Iterable[Any]:
+    registry: Any = container.registry
+    while registry is not None:
+        yield registry
+        if registry.scope is Scope.REQUEST:
+            return
+        registry = registry.child_registry
+
+
+def _session_classes(session_class: type, base: type) -> tuple[type, ...]:
+    return tuple(one for one in session_class.__mro__ if issubclass(one, base) and one is not base)
+
+
+def _yielded(function: Any) -> type | None:
+    """The class that a generator function yields, by its return annotation."""
+    try:
+        annotation = typing.get_type_hints(function).get("return")
+    except Exception:  # the annotation is a courtesy; without it we look at the value
+        return None
+    args = typing.get_args(annotation)
+    hint = args[0] if args else annotation
+    return hint if inspect.isclass(hint) and hint is not type(None) and hint is not object else None

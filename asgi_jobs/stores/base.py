@@ -1,0 +1,258 @@
+"""The store protocol: where jobs wait and are remembered.
+
+Engine and store meet in one exchange: *here are the outcomes of what ended; give me up to n jobs that may
+start now*. A store that needs no I/O answers at once; another answers with an awaitable, and the engine
+behaves the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar
+
+from asgi_jobs.job import JobError, JobState, Record
+
+T = TypeVar("T")
+Answer: TypeAlias = T | Awaitable[T]
+"""At once, or after some I/O."""
+
+
+class Verdict(Enum):
+    """How an attempt ended, as the store is told."""
+
+    SUCCEEDED = JobState.SUCCEEDED
+    FAILED = JobState.FAILED
+    CANCELLED = JobState.CANCELLED
+    HELD = JobState.SCHEDULED
+    """Not the end: another attempt follows. The job keeps its slot, so its order holds."""
+
+
+class Outcome(Protocol):
+    """How one attempt ended. Its store reads it, and may read it again after an error."""
+
+    record: Record
+    verdict: Verdict
+    delay: float
+    """Seconds until a held job may start again."""
+    counted: bool
+    """Whether the attempt counts; not one that a shutdown interrupted."""
+    error: JobError | None
+
+
+class Claimed(NamedTuple):
+    """The answer of an exchange."""
+
+    jobs: Sequence[Record]
+    """Marked running, in the order in which they are to start."""
+    more: bool = False
+    """Ask again at once: something may be ready that this answer left out."""
+    refused: Sequence[Outcome] = ()
+    """Outcomes of jobs that are not this process's any more; they changed nothing."""
+
+
+class Cancelled(NamedTuple):
+    """The answer of a cancel."""
+
+    ended: list[Record]
+    """Were waiting, have ended."""
+    asked: list[Record]
+    """Are running, and marked; their owner is told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Which jobs are looked for; what is None does not matter."""
+
+    state: JobState | None = None
+    queue: str | None = None
+    task: str | None = None
+    text: str | None = None
+    limit: int = 50
+    before: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueInfo:
+    """How one queue stands.
+
+    Attributes:
+        name: the queue's name.
+        limit: how many of its jobs may run at once.
+        running: how many run.
+        queued: how many wait, the one between two attempts not counted.
+        paused_since: when it was paused; None when it is not.
+        oldest_wait: seconds that its first job in line has waited; None when none waits.
+        current: the id of the job that holds the slot, running or between two attempts.
+        blocked_by, blocked_since: the job that the first in line has waited for too long, and since when.
+        waiting_at: where in the code that job waits, as `file:line in function`.
+        last_error: one line: the last failure of a record still kept.
+    """
+
+    name: str
+    limit: int
+    running: int
+    queued: int
+    paused_since: datetime | None = None
+    oldest_wait: float | None = None
+    current: str | None = None
+    blocked_by: str | None = None
+    blocked_since: datetime | None = None
+    waiting_at: str | None = None
+    last_error: str | None = None
+
+
+class Place(NamedTuple):
+    """Where a queued job stands in its queue."""
+
+    position: int
+    """1 is the next."""
+    behind: Record | None
+    """The job before it: the one just ahead in line, or the one that holds the slot."""
+
+
+@dataclass(slots=True)
+class Standing:
+    """One queue as its store sees it; the engine makes a `QueueInfo` of it."""
+
+    name: str
+    limit: int
+    queued: int
+    paused: float | None
+    holders: list[Record]
+    head: Record | None
+    last_failed: Record | None
+
+
+class Ticket(NamedTuple):
+    """What is known of the runs of a scheduled task."""
+
+    last: float | None
+    """The last tick that led to a run, as a timestamp."""
+    skipped: int
+    """Ticks that were left out because the run before had not ended."""
+    job: Record | None
+    """The last run, while its record is kept."""
+
+
+class Callbacks(Protocol):
+    """What a store calls when something happens that the engine did not do itself."""
+
+    def wake(self) -> None:
+        """Jobs may be ready. Callable from any thread."""
+        ...
+
+
+class Store(Protocol):
+    """Where jobs wait and are remembered. All stores pass the same contract suite, `tests/stores`."""
+
+    durable: bool
+    """Whether jobs outlive the process."""
+    revision: int
+    """Grows with every change."""
+    trimmed: bool
+    """Whether logs and tracebacks of kept records were dropped for their size."""
+
+    def open(self, callbacks: Callbacks) -> Answer[None]:
+        """Make ready to be used: tables, identity, listener. Called at each start."""
+        ...
+
+    def close(self) -> Answer[None]:
+        """Give up what `open` took; records stay."""
+        ...
+
+    def add(self, records: Sequence[Record], *, bounded: bool = True) -> Answer[Sequence[Record]]:
+        """Accept new jobs in the order given, all or nothing; from any thread.
+
+        Gives what is stored now: where the key of `unique` belongs to an unfinished job, that job.
+
+        Args:
+            records: the jobs.
+            bounded: whether `max_queued` holds; not for jobs whose transaction has been committed.
+
+        Raises:
+            QueueFull: more than `max_queued` would wait.
+        """
+        ...
+
+    def refuse_full(self, n: int) -> None:
+        """Raise QueueFull if `n` more jobs would be too many."""
+        ...
+
+    def exchange(self, outcomes: Sequence[Outcome], n: int, threads: int) -> Answer[Claimed]:
+        """Take in outcomes, then hand out up to `n` jobs, of these up to `threads` that need a thread.
+
+        Jobs of one queue come in order, never more at once than its limit. May be repeated after any error:
+        a claim can never undo an outcome.
+        """
+        ...
+
+    def due(self) -> Answer[float | None]:
+        """Give delayed jobs whose time has come their place at the end; monotonic time of the next."""
+        ...
+
+    def reset_due(self, due_of: Callable[[Record], float]) -> Answer[None]:
+        """The wall clock was set: delayed jobs are due when `due_of` says."""
+        ...
+
+    def cancel(self, ids: Sequence[str], reason: str) -> Answer[Cancelled]:
+        """End what waits, mark what runs, pass over what has ended or is unknown."""
+        ...
+
+    def pause(self, queue: str) -> Answer[None]:
+        """Let no job of the queue start once this has returned."""
+        ...
+
+    def resume(self, queue: str) -> Answer[None]:
+        """Let the queue's jobs start again."""
+        ...
+
+    def get(self, id: str) -> Answer[Record | None]:
+        """One job."""
+        ...
+
+    def find(self, query: Query) -> Answer[list[Record]]:
+        """Jobs that match, newest first."""
+        ...
+
+    def counts(self) -> Answer[dict[JobState, int]]:
+        """How many records are in each state."""
+        ...
+
+    def pending(self) -> Answer[int]:
+        """How many jobs are queued, running or between two attempts."""
+        ...
+
+    def drained(self, until: float) -> bool:
+        """Whether a shutdown need not wait: nothing runs or may start here before the monotonic time."""
+        ...
+
+    def waiting_in(self, queue: str, limit: int) -> Answer[list[Record]]:
+        """The queue's jobs that are queued, delayed or between attempts, at most `limit`."""
+        ...
+
+    def abandon(self, reason: str) -> Answer[list[Record]]:
+        """End what waits and would be lost with the process; nothing where jobs are durable."""
+        ...
+
+    def standings(self) -> Answer[list[Standing]]:
+        """The queues with unfinished jobs, the paused ones and the configured ones."""
+        ...
+
+    def place(self, record: Record) -> Answer[Place | None]:
+        """Where a queued job stands in its queue; None when it does not."""
+        ...
+
+    def propose(self, record: Record, tick: float) -> Answer[bool]:
+        """Enqueue the run of a schedule: once per task and tick, and not while the last run is unfinished."""
+        ...
+
+    def ticket(self, task: str) -> Answer[Ticket]:
+        """What is known of the runs of a scheduled task."""
+        ...
+
+    def prune(self, keep: float, limit: int) -> Answer[int]:
+        """Drop records that ended more than `keep` seconds ago, at most `limit`; how many went."""
+        ...

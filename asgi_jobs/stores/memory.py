@@ -1,0 +1,596 @@
+"""The memory store: dictionaries and deques, and no I/O. Jobs are lost with the process."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from heapq import heapify, heappop, heappush
+from itertools import dropwhile, islice
+from threading import Lock
+from time import monotonic as real_monotonic
+from typing import Any
+
+from asgi_jobs.errors import QueueFull
+from asgi_jobs.job import ATTEMPTS_KEPT, Attempt, Details, JobError, JobState, Record, number_in
+from asgi_jobs.stores.base import (
+    Callbacks,
+    Cancelled,
+    Claimed,
+    Outcome,
+    Place,
+    Query,
+    Standing,
+    Ticket,
+    Verdict,
+)
+from asgi_jobs.stores.lanes import Lane
+
+SCHEDULED, QUEUED, RUNNING = JobState.SCHEDULED, JobState.QUEUED, JobState.RUNNING
+SUCCEEDED, FAILED, CANCELLED = JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED
+HELD = Verdict.HELD
+
+ARGUMENTS_KEPT = 1_000
+TEXT_LIMIT = 64 * 2**20
+SEARCHED = 10_000
+NOTHING = Claimed(())
+
+
+class MemoryStore:
+    """Everything in this process. Every method answers at once; `add` and `cancel` from any thread."""
+
+    durable = False
+
+    def __init__(
+        self,
+        *,
+        limits: Mapping[str, int],
+        max_queued: int,
+        max_finished: int,
+        monotonic: Callable[[], float] = real_monotonic,
+    ) -> None:
+        self._monotonic = monotonic
+        self._limits = limits
+        self._max_queued = max_queued
+        self._max_finished = max_finished
+        self._lock = Lock()
+        self._records: dict[int, Record] = {}  # by number: in the order of enqueue
+        self._most = 0  # the most records since the dictionary was made; an emptied one keeps its table
+        self._lanes: dict[str, Lane] = {}
+        self._ready: deque[Record | Lane] = deque()  # in the order in which they became ready
+        self._parked: deque[Record | Lane] = deque()  # were first in that line, but wait for a thread
+        self._stale = 0  # cancelled records in these two
+        self._delayed: list[tuple[float, int, Record]] = []
+        self._unique: dict[str, Record] = {}
+        self._tickets: dict[str, Ticket] = {}
+        self._finished: deque[Record] = deque()
+        self._with_arguments: deque[Record] = deque()
+        self._texts: deque[tuple[Record, int]] = deque()
+        self._text_size = 0
+        self._tally = dict.fromkeys(JobState, 0)
+        self._retrying = 0  # of the scheduled ones, those between two attempts
+        self._last_failed: dict[str | None, Record] = {}
+        self.trimmed = False
+        self.revision = 0
+        for name, limit in limits.items():
+            self._lanes[name] = Lane(name, limit)
+
+    def open(self, callbacks: Callbacks) -> None:
+        """Nothing to open."""
+
+    def close(self) -> None:
+        """Nothing to close; records stay."""
+
+    # Taking work in
+
+    def add(self, records: Sequence[Record], *, bounded: bool = True) -> Sequence[Record]:
+        """See `Store.add`."""
+        with self._lock:
+            kept, tally = self._records, self._tally
+            if self._unique:
+                records = [self._same_key(record) or record for record in records]
+            if bounded and tally[QUEUED] + tally[SCHEDULED] + len(records) > self._max_queued:
+                self.refuse_full(sum(record.number not in kept for record in records))
+            for record in records:
+                if record.details is not None and not self._has_place(record, record.details):
+                    continue
+                kept[record.number] = record
+                tally[QUEUED] += 1
+                if record.queue is None:
+                    self._ready.append(record)
+                else:
+                    self._stand(record, record.queue)
+            self.revision += 1
+            return records
+
+    def refuse_full(self, n: int) -> None:
+        """See `Store.refuse_full`."""
+        tally = self._tally
+        if tally[QUEUED] + tally[SCHEDULED] + n > self._max_queued:
+            raise QueueFull(f"{self._max_queued:,} jobs wait already (max_queued); nothing was enqueued")
+
+    def propose(self, record: Record, tick: float) -> bool:
+        """See `Store.propose`."""
+        key = record.plan.key
+        ticket = self.ticket(key)
+        if ticket.last is not None and ticket.last >= tick:
+            return False
+        if ticket.job is not None and not ticket.job.state.finished:
+            self._tickets[key] = ticket._replace(last=tick, skipped=ticket.skipped + 1)
+            return False
+        self.add((record,))
+        self._tickets[key] = Ticket(tick, ticket.skipped, record)
+        return True
+
+    def ticket(self, task: str) -> Ticket:
+        """See `Store.ticket`."""
+        ticket = self._tickets.get(task, Ticket(None, 0, None))
+        if ticket.job is not None and ticket.job.number not in self._records:
+            return ticket._replace(job=None)
+        return ticket
+
+    def _same_key(self, record: Record) -> Record | None:
+        details = record.details
+        return self._unique.get(details.unique) if details and details.unique is not None else None
+
+    def _has_place(self, record: Record, details: Details) -> bool:
+        """Whether the record is new, and stands in line at once; else it is looked after here."""
+        if record.number in self._records:  # the unfinished job of the same key
+            return False
+        if details.unique is not None:
+            self._unique[details.unique] = record
+        if details.due is None:
+            return True
+        self._records[record.number] = record
+        self._delay(record, details.due)
+        return False
+
+    def _delay(self, record: Record, due: float) -> None:
+        record.state = SCHEDULED
+        self._tally[SCHEDULED] += 1
+        heappush(self._delayed, (due, record.number, record))
+
+    def _stand(self, record: Record, queue: str) -> None:
+        """Put a queued job at the end of its lane."""
+        lane = self._lanes.get(queue)
+        if lane is None:
+            lane = record.lane = self._lanes[queue] = Lane(queue, self._limits.get(queue, 1), record)
+            lane.ready = True
+            self._ready.append(lane)
+            return
+        record.lane = lane
+        lane.append(record)
+        if not lane.ready:
+            self._offer(lane)
+
+    def _offer(self, lane: Lane) -> None:
+        """Let the lane join the line of what is ready, or forget it when it is idle."""
+        if lane.head is not None:
+            if not lane.ready and len(lane.holders) < lane.limit and lane.paused is None:
+                lane.ready = True
+                self._ready.append(lane)
+        elif (
+            not lane.holders
+            and lane.paused is None
+            and lane.name not in self._limits
+            and self._lanes.get(lane.name) is lane
+        ):
+            del self._lanes[lane.name]
+
+    def due(self) -> float | None:
+        """See `Store.due`."""
+        with self._lock:
+            delayed = self._delayed
+            now = self._monotonic()
+            while delayed:
+                due, _, record = delayed[0]
+                if record.state is not SCHEDULED or record.details.due != due:  # type: ignore[union-attr]
+                    heappop(delayed)  # cancelled meanwhile, or delayed anew
+                elif due > now:
+                    return due
+                else:
+                    heappop(delayed)
+                    record.since = due
+                    self._make_ready(record)
+            return None
+
+    def _make_ready(self, record: Record) -> None:
+        record.state = QUEUED
+        self._tally[SCHEDULED] -= 1
+        self._tally[QUEUED] += 1
+        self.revision += 1
+        if record.held:
+            self._retrying -= 1
+            self._ready.append(record)
+        elif record.queue is None:
+            self._ready.append(record)
+        else:
+            self._stand(record, record.queue)
+
+    def reset_due(self, due_of: Callable[[Record], float]) -> None:
+        """The wall clock was set: ask again when each delayed job is due."""
+        with self._lock:
+            live = {entry[2] for entry in self._delayed if entry[2].state is SCHEDULED}
+            for record in live:
+                record.detail().due = due_of(record)
+            self._delayed = [(record.detail().due, record.number, record) for record in live]  # type: ignore[misc]
+            heapify(self._delayed)
+
+    # The exchange
+
+    def exchange(self, outcomes: Sequence[Outcome], n: int, threads: int) -> Claimed:
+        """See `Store.exchange`."""
+        with self._lock:
+            if not (outcomes or self._ready or self._parked):
+                return NOTHING
+            now = self._monotonic()
+            self.revision += 1
+            for outcome in outcomes:
+                if outcome.record.state is RUNNING:  # else it was taken in before
+                    self._settle(outcome, now)
+            return Claimed(self._claim(n, threads, now))
+
+    def _settle(self, outcome: Outcome, now: float) -> None:
+        record = outcome.record
+        record.error = outcome.error
+        self._tally[RUNNING] -= 1
+        if outcome.verdict is not HELD:
+            state = outcome.verdict.value
+        elif record.cancelling:
+            state = CANCELLED
+        else:
+            self._hold(record, outcome, now)
+            return
+        lane = record.lane
+        self._finish(record, state, now)
+        if lane is not None:
+            lane.release(record)
+            self._offer(lane)
+
+    def _hold(self, record: Record, outcome: Outcome, now: float) -> None:
+        details = record.detail()
+        details.held = True
+        if outcome.counted:
+            self._remember_attempt(record, now)
+        else:
+            record.attempt -= 1
+        record.started = None
+        record.since = now
+        record.state = QUEUED
+        if outcome.delay > 0:
+            details.due, details.run_at = now + outcome.delay, None
+            self._retrying += 1
+            self._delay(record, details.due)
+        else:
+            self._tally[QUEUED] += 1
+            self._ready.append(record)
+
+    def _remember_attempt(self, record: Record, now: float) -> None:
+        details = record.detail()
+        if details.attempts is None:
+            details.attempts = deque(maxlen=ATTEMPTS_KEPT - 1)
+        date = record.epoch.date
+        details.attempts.append(Attempt(date(record.started or now), date(now), record.error))
+
+    def _claim(self, n: int, threads: int, now: float) -> list[Record]:
+        """Hand out what has been ready longest; what needs a thread waits first in line for the next."""
+        claimed: list[Record] = []
+        ready, parked = self._ready, self._parked
+        while len(claimed) < n:
+            if parked and threads:
+                item = parked.popleft()
+            elif ready:
+                item = ready.popleft()
+            else:
+                break
+            record = self._startable(item)
+            if record is None:
+                continue
+            if record.plan.threaded:
+                if not threads:
+                    parked.append(item)
+                    continue
+                threads -= 1
+            if item is not record:
+                self._advance(item, record)
+            record.state = RUNNING
+            record.attempt += 1
+            record.started = now
+            claimed.append(record)
+        self._tally[QUEUED] -= len(claimed)
+        self._tally[RUNNING] += len(claimed)
+        return claimed
+
+    def _startable(self, item: Any) -> Record | None:
+        """The job that an entry of the ready line stands for, if it may still start."""
+        if type(item) is Lane:
+            if item.head is not None and item.paused is None:
+                return item.head
+            item.ready = False
+            self._offer(item)
+            return None
+        record: Record = item  # it has no queue; or its slot already, for it stands between two attempts
+        if record.state is not QUEUED:
+            self._stale -= 1
+            return None
+        if record.lane is None or record.lane.paused is None:
+            return record
+        record.lane.park(record)
+        return None
+
+    def _advance(self, lane: Any, record: Record) -> None:
+        """The lane's head starts: it takes a slot, and the lane joins the line again at its end."""
+        lane.advance()
+        lane.holders += (record,)
+        if lane.head is not None and len(lane.holders) < lane.limit:
+            self._ready.append(lane)
+        else:
+            lane.ready = False
+
+    # The end of a job
+
+    def _finish(self, record: Record, state: JobState, now: float) -> None:
+        record.state = state
+        record.finished = now
+        record.lane = None
+        self._tally[state] += 1
+        if state is SUCCEEDED:
+            record.func = record.kwargs = None
+            record.args = ()
+        else:
+            self._keep_arguments(record, state)
+        if record.details is not None or record.error is not None:
+            self._tidy(record)
+        self._finished.append(record)
+        if len(self._finished) > self._max_finished:
+            self._drop_oldest()
+
+    def _keep_arguments(self, record: Record, state: JobState) -> None:
+        if state is FAILED:
+            self._last_failed[record.queue] = record
+        self._with_arguments.append(record)
+        if len(self._with_arguments) > ARGUMENTS_KEPT:
+            oldest = self._with_arguments.popleft()
+            oldest.func = oldest.kwargs = None
+            oldest.args = ()
+
+    def _tidy(self, record: Record) -> None:
+        """Forget what only an unfinished job needs, and keep texts within their limit."""
+        size = len(record.error.traceback) if record.error else 0
+        details = record.details
+        if details is not None:
+            details.held = False
+            if details.unique is not None and self._unique.get(details.unique) is record:
+                del self._unique[details.unique]
+            size += sum(map(len, details.log or ()))
+        if not size:
+            return
+        self._texts.append((record, size))
+        self._text_size += size
+        while self._text_size > TEXT_LIMIT:
+            self._trim_oldest()
+
+    def _trim_oldest(self) -> None:
+        record, size = self._texts.popleft()
+        self._text_size -= size
+        self.trimmed = True
+        if record.error is not None:
+            record.error = JobError(record.error.type, record.error.message, "")
+        if record.details is not None:
+            record.details.log = None
+
+    def _drop_oldest(self) -> None:
+        record = self._finished.popleft()
+        del self._records[record.number]
+        self._tally[record.state] -= 1
+        if self._last_failed.get(record.queue) is record:
+            del self._last_failed[record.queue]
+        if self._with_arguments and self._with_arguments[0] is record:
+            self._with_arguments.popleft()
+        if self._texts and self._texts[0][0] is record:
+            self._text_size -= self._texts.popleft()[1]
+
+    def prune(self, keep: float, limit: int) -> int:
+        """See `Store.prune`."""
+        with self._lock:
+            before = self._monotonic() - keep
+            self._most = max(self._most, len(self._records))
+            dropped = 0
+            while dropped < limit and self._finished and self._finished[0].finished <= before:  # type: ignore[operator]
+                self._drop_oldest()
+                dropped += 1
+            if not self._finished:
+                self.trimmed = False
+            if dropped and dropped < limit:
+                self._shrink()
+            self.revision += bool(dropped)
+            return dropped
+
+    def _shrink(self) -> None:
+        """A dictionary that was emptied keeps its table (29 MiB after a million entries): make it anew."""
+        if len(self._records) * 4 < self._most:
+            self._records = dict(self._records)
+            self._lanes = dict(self._lanes)
+            self._unique = dict(self._unique)
+            self._most = len(self._records)
+
+    # Acting on jobs and queues
+
+    def cancel(self, ids: Sequence[str], reason: str) -> Cancelled:
+        """See `Store.cancel`."""
+        ended: list[Record] = []
+        asked: list[Record] = []
+        with self._lock:
+            now = self._monotonic()
+            for id in ids:
+                record = self._find(id)
+                if record is None or record.state.finished:
+                    continue
+                details = record.detail()
+                if details.cancel_requested is None:
+                    details.cancel_requested, details.cancel_reason = now, reason or None
+                if record.state is RUNNING:
+                    asked.append(record)
+                else:
+                    self._cancel_waiting(record, now)
+                    ended.append(record)
+            self.revision += 1
+        return Cancelled(ended, asked)
+
+    def _cancel_waiting(self, record: Record, now: float) -> None:
+        was, held, lane = record.state, record.held, record.lane
+        self._tally[was] -= 1
+        self._retrying -= held and was is SCHEDULED
+        self._finish(record, CANCELLED, now)
+        if held and lane is not None:
+            lane.release(record)
+        if was is QUEUED:
+            if lane is None or held:
+                self._leave_ready()
+            else:
+                lane.leave(record)
+        if lane is not None:
+            self._offer(lane)
+
+    def _leave_ready(self) -> None:
+        self._stale += 1
+        if self._stale > 64 and self._stale * 2 > len(self._ready) + len(self._parked):
+            for name in ("_ready", "_parked"):
+                line = getattr(self, name)
+                setattr(self, name, deque(i for i in line if type(i) is Lane or i.state is QUEUED))
+            self._stale = 0
+
+    def pause(self, queue: str) -> None:
+        """See `Store.pause`."""
+        with self._lock:
+            lane = self._lanes.get(queue)
+            if lane is None:
+                lane = self._lanes[queue] = Lane(queue, self._limits.get(queue, 1))
+            if lane.paused is None:
+                lane.paused = self._monotonic()
+            self.revision += 1
+
+    def resume(self, queue: str) -> None:
+        """See `Store.resume`."""
+        with self._lock:
+            lane = self._lanes.get(queue)
+            if lane is None:
+                return
+            lane.paused = None
+            self._ready.extend(lane.unpark())
+            self._offer(lane)
+            self.revision += 1
+
+    # Looking
+
+    def _find(self, id: str) -> Record | None:
+        # The prefix changes with each start, its length does not.
+        number = number_in(id, id[:PREFIX_WIDTH])
+        record = self._records.get(number) if number is not None else None
+        return record if record is not None and record.id == id else None
+
+    def get(self, id: str) -> Record | None:
+        """See `Store.get`."""
+        return self._find(id)
+
+    def find(self, query: Query) -> list[Record]:
+        """See `Store.find`."""
+        with self._lock:
+            found = self._newest(query.before)
+            if query.text is not None:
+                found = islice(found, SEARCHED)
+            return list(islice((record for record in found if _matches(record, query)), query.limit))
+
+    def _newest(self, before: str | None) -> Iterator[Record]:
+        newest = reversed(self._records.values())
+        if before is None:
+            return newest
+        number = number_in(before, before[:PREFIX_WIDTH])
+        if number is None:
+            return iter(())
+        if number in self._records:  # in the order of the commits a lower number may come later
+            return islice(dropwhile(lambda record: record.number != number, newest), 1, None)
+        return (record for record in newest if record.number < number)
+
+    def counts(self) -> dict[JobState, int]:
+        """See `Store.counts`."""
+        return dict(self._tally)
+
+    def pending(self) -> int:
+        """See `Store.pending`."""
+        tally = self._tally
+        return tally[QUEUED] + self._retrying + tally[RUNNING]
+
+    def drained(self, until: float) -> bool:
+        """See `Store.drained`."""
+        with self._lock:
+            if self._tally[RUNNING] or self._ready or self._parked:
+                return False
+            return not any(due < until and r.state is SCHEDULED and r.held for due, _, r in self._delayed)
+
+    def abandon(self, reason: str) -> list[Record]:
+        """See `Store.abandon`."""
+        with self._lock:
+            waiting = [r for r in self._records.values() if r.state is QUEUED or r.state is SCHEDULED]
+        return self.cancel([record.id for record in waiting], reason).ended
+
+    def standings(self) -> list[Standing]:
+        """See `Store.standings`."""
+        with self._lock:
+            return [
+                Standing(
+                    name=lane.name,
+                    limit=lane.limit,
+                    queued=lane.queued,
+                    paused=lane.paused,
+                    holders=list(lane.holders),
+                    head=lane.head,
+                    last_failed=self._last_failed.get(lane.name),
+                )
+                for lane in self._lanes.values()
+            ]
+
+    def place(self, record: Record) -> Place | None:
+        """See `Store.place`."""
+        with self._lock:
+            lane = record.lane
+            if lane is None or record.state is not QUEUED or record.held:
+                return None
+            before = next(iter(lane.holders), None)
+            for position, waiting in enumerate(lane.waiting(), 1):
+                if waiting is record:
+                    return Place(position, before)
+                before = waiting
+            return None
+
+    def waiting_in(self, queue: str, limit: int) -> list[Record]:
+        """See `Store.waiting_in`."""
+        with self._lock:
+            lane = self._lanes.get(queue)
+            waiting = list(islice(lane.waiting(), limit)) if lane else []
+            if len(waiting) < limit:
+                delayed = (r for _, _, r in self._delayed if r.state is SCHEDULED and r.queue == queue)
+                waiting.extend(islice(delayed, limit - len(waiting)))
+                held = [r for r in (lane.holders if lane else ()) if r.state is QUEUED]
+                waiting.extend(held)
+            return waiting
+
+
+PREFIX_WIDTH = 10
+
+
+def _matches(record: Record, query: Query) -> bool:
+    return (
+        (query.state is None or record.state is query.state)
+        and (query.queue is None or record.queue == query.queue)
+        and (query.task is None or record.plan.key == query.task)
+        and (query.text is None or contains(record, query.text))
+    )
+
+
+def contains(record: Record, text: str) -> bool:
+    """Whether the text stands in name, function, queue, error or id; upper and lower case alike."""
+    wanted = text.casefold()
+    places: list[Any] = [record.name, record.plan.key, record.queue, record.id]
+    if record.error is not None:
+        places += [record.error.type, record.error.message]
+    return any(wanted in place.casefold() for place in places if place)
