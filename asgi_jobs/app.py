@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple, ParamSpec, Self, TypeVar, overload
 from dishka import AsyncContainer
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from asgi_jobs.call import Planner
+from asgi_jobs.call import Planner, called_hint
 from asgi_jobs.clock import Clock
 from asgi_jobs.dashboard.access import Access
 from asgi_jobs.dashboard.routes import build
@@ -47,7 +48,7 @@ from asgi_jobs.schedule import Cron, Every
 from asgi_jobs.settings import Authorize, Settings, check_queue, to_path
 from asgi_jobs.stores.base import Query, QueueInfo, Store
 from asgi_jobs.stores.memory import MemoryStore
-from asgi_jobs.task import Policy, Retry, Task, Using, check_timedelta, to_retry
+from asgi_jobs.task import Policy, Retry, Task, Using, With, check_timedelta, to_retry
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -206,6 +207,7 @@ class Jobs:
         self.access = Access(self.settings)
         self.started_at: datetime | None = None
         self._starts = 0
+        self._stopping: Future[None] | None = None  # set while a stop is under way
 
     # Enqueue
 
@@ -275,7 +277,7 @@ class Jobs:
             target: what to call with it, or the name of its method.
             args, kwargs: further arguments, and options.
         """
-        return self.enqueue((service, target), *args, **kwargs)  # type: ignore[arg-type]
+        return self.enqueue(With(service, target), *args, **kwargs)  # type: ignore[arg-type]
 
     def using(self, **options: Any) -> Using:
         """Give options and arguments apart: `jobs.using(name="…").enqueue(function, name=value)`."""
@@ -341,7 +343,7 @@ class Jobs:
 
     def _declare(self, function: Callable[..., Any], given: dict[str, Any]) -> Task[Any, Any]:
         if not callable(function) or isinstance(function, Task):
-            raise InvalidOptionType(f"@jobs.task declares a function, not {function!r}")
+            raise InvalidOptionType(f"@jobs.task declares a function, not {function!r}{called_hint(function)}")
         plan = self._planner.make(function, _policy(given), key=given.get("key"))
         if plan.policy.schedule is not None and plan.needs_arguments:
             raise InvalidOption(
@@ -633,6 +635,10 @@ class Jobs:
 
     async def open(self) -> None:
         """Accept jobs; none starts before `begin`. The middleware calls this before the application's start-up."""
+        while self._stopping is not None:
+            await asyncio.wrap_future(self._stopping)
+        if self._engine.lost_its_loop:
+            self._starts = 0
         self._starts += 1
         if self._starts > 1:
             logger.warning(
@@ -652,13 +658,24 @@ class Jobs:
             await self._engine.begin()
             self.access.announce(logger)
 
-    async def stop(self) -> None:
-        """Drain and stop, within `shutdown_timeout`; with several starts, at the last stop."""
+    async def stop(self, *, drain: bool = True) -> None:
+        """Drain and stop, within `shutdown_timeout`; with several starts, at the last stop.
+
+        Args:
+            drain: False cancels at once what runs, as after `shutdown_timeout`.
+        """
         if self._starts == 0:
             return
         self._starts -= 1
-        if self._starts == 0:
-            await self._engine.stop()
+        if self._starts > 0 or self._engine.lost_its_loop:
+            return
+        ended = self._stopping = Future()
+        ended.set_running_or_notify_cancel()  # whoever waits for it cannot cancel it
+        try:
+            await self._on_loop(self._engine.stop(drain=drain))
+        finally:
+            self._stopping = None
+            ended.set_result(None)
 
     async def __aenter__(self) -> Self:
         await self.open()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Annotated, Any, ForwardRef, Protocol, get_args, get_origin, get_type_hints
 
 from asgi_jobs.errors import AmbiguousArgument, InvalidCall, InvalidOption
@@ -32,8 +32,11 @@ class Need:
 class Catalog(Protocol):
     """What scopes can provide, asked while a plan is made."""
 
-    def find(self, hint: Any, marked: bool) -> Need | None:
-        """What provides this annotation; None when it is an ordinary parameter."""
+    def find(self, hint: Any, component: str | None = None) -> Need | None:
+        """What provides this annotation; None when it is an ordinary parameter.
+
+        `component` is dishka's, of what is marked as injected; None where nothing is.
+        """
         ...
 
     def owner(self, function: Any) -> Need | None:
@@ -149,8 +152,10 @@ class Plan:
         """Call the function with what was given and what the scope gave."""
         if not self.injected:
             return func(*args, **kwargs)
-        arguments = self.signature.bind(*args, **{k: v for k, v in kwargs.items() if k not in scope}).arguments
+        given = {name: value for name, value in kwargs.items() if name not in self.injected}
+        arguments = self.signature.bind(*args, **given).arguments
         arguments |= scope
+        arguments |= {name: value for name, value in kwargs.items() if name in self.injected}
         in_order = {name: arguments[name] for name in self.full.parameters if name in arguments}
         bound = inspect.BoundArguments(self.full, in_order)
         if self.method is None:
@@ -171,18 +176,23 @@ class Planner:
         """The plan of a function that was not declared as a task."""
         key = _cache_key(func)
         plan = self.plans.get(key)
-        if plan is not None and (not plan.annotations or plan.annotations == func.__annotations__):
+        if plan is not None and (not plan.annotations or plan.annotations == _annotations(_innermost(func))):
             return plan
         return self._remember(key, self.make(func, self._policy))
 
     def plan_with(self, service: Any, target: Any) -> Plan:
         """The plan of `enqueue_with`: a function of one service, or the name of its method."""
+        if not isinstance(service, Hashable):
+            raise InvalidCall(f"enqueue_with: nothing provides {service!r}; the first argument is a provided type")
+        if not isinstance(target, str) and not callable(target):
+            raise InvalidCall(
+                f"enqueue_with: the target must be a function or the name of a method, not {target!r}{called_hint(target)}"
+            )
         key = (service, target if isinstance(target, str) else _cache_key(target))
         plan = self.plans.get(key)
         if plan is None or plan.annotations:
-            need = self._catalog.find(service, marked=True)
-            if need is None:
-                raise InvalidOption(f"enqueue_with: nothing provides {_name(service)}; add it to Jobs(providers=[…])")
+            need = self._catalog.find(*_unwrap(service, ""))
+            assert need is not None  # marked, so that it is found or refused
             plan = self._remember(key, self._make_with(need, target))
         return plan
 
@@ -193,15 +203,12 @@ class Planner:
         plan = Plan(inner, policy, key=key, label=_label(inner), threaded=not _is_async(func, inner))
         signature, hints = _signature(func, inner, plan.label)
         owner = self._catalog.owner(inner) if inspect.isfunction(inner) and inner is func else None
-        names = list(signature.parameters)
-        if owner is not None and names:
-            plan.injected[names.pop(0)] = owner
+        parameters = list(signature.parameters.values())
+        if owner is not None and parameters:
+            plan.injected[parameters.pop(0).name] = owner
             plan.method = inner.__name__
-        for name in names:
-            need = self._need(signature.parameters[name], hints.get(name))
-            if need is not None:
-                plan.injected[name] = need
-        plan.annotations = getattr(inner, "__annotations__", {})
+        self._inject(plan, parameters, hints)
+        plan.annotations = _annotations(inner)
         plan.carries = not (
             type(func) is FunctionType
             and func.__closure__ is None
@@ -216,27 +223,38 @@ class Planner:
             if not callable(function):
                 raise InvalidOption(f"enqueue_with: {_name(need.hint)} has no method {target!r}")
             return self._make_method(need, function, target)
-        if not callable(target):
-            raise InvalidOption(f"enqueue_with: the target must be a function or a method's name, not {target!r}")
         plan = self.make(target, self._policy)
-        first = next(iter(plan.full.parameters), None)
-        if first is None:
-            raise InvalidCall(f"{plan.label}() takes no argument; enqueue_with passes it the {_name(need.hint)}")
+        parameters = list(plan.full.parameters.values())
+        if not parameters or parameters[0].kind not in (*_POSITIONAL, inspect.Parameter.VAR_POSITIONAL):
+            raise InvalidCall(
+                f"{plan.label}() takes no argument; enqueue_with passes it the {_name(need.hint)} as its first"
+            )
+        if parameters[0].kind is inspect.Parameter.VAR_POSITIONAL:
+            parameters.insert(0, _unnamed(parameters))
+        first = parameters[0].name
         plan.injected = {first: need} | {name: n for name, n in plan.injected.items() if name != first}
-        return self._finish(plan, plan.full, lambda_allowed=True)
+        return self._finish(plan, plan.full.replace(parameters=parameters), lambda_allowed=True)
 
     def _make_method(self, need: Need, function: Any, name: str) -> Plan:
         inner = _innermost(function)
         label = f"{_name(need.hint)}.{name}"
         key = f"{getattr(need.hint, '__module__', '')}:{label}"
         plan = Plan(inner, self._policy, key=key, label=label, threaded=not _is_async(function, inner))
-        signature, _ = _signature(function, inner, label)
+        signature, hints = _signature(function, inner, label)
         parameters = list(signature.parameters.values())
-        if inspect.ismethod(function) or isinstance(inspect.getattr_static(need.hint, name), staticmethod):
-            parameters.insert(0, inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY))
+        static = inspect.getattr_static(get_origin(need.hint) or need.hint, name, None)
+        if not parameters or inspect.ismethod(function) or isinstance(static, staticmethod):
+            parameters.insert(0, _unnamed(parameters))
         plan.injected = {parameters[0].name: need}
         plan.method = name
+        self._inject(plan, parameters[1:], hints)
         return self._finish(plan, signature.replace(parameters=parameters))
+
+    def _inject(self, plan: Plan, parameters: Iterable[inspect.Parameter], hints: dict[str, Any]) -> None:
+        for parameter in parameters:
+            need = self._need(parameter, hints.get(parameter.name))
+            if need is not None:
+                plan.injected[parameter.name] = need
 
     def _need(self, parameter: inspect.Parameter, hint: Any) -> Need | None:
         if hint is None or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -244,13 +262,15 @@ class Planner:
         hint, component = _unwrap(hint)
         if component is None and (parameter.default is not parameter.empty or _is_builtin(hint)):
             return None
-        need = self._catalog.find(hint, marked=component is not None)
-        if need is not None and component:
-            need = Need(need.hint, component)
-        return need
+        return self._catalog.find(hint, component)
 
     def _finish(self, plan: Plan, signature: inspect.Signature, *, lambda_allowed: bool = False) -> Plan:
-        may_be_async = lambda_allowed or plan.label == "<lambda>" or plan.method is not None
+        may_be_async = (
+            lambda_allowed
+            or plan.label == "<lambda>"
+            or plan.method is not None
+            or inspect.iscoroutinefunction(inspect.unwrap(plan.source))  # its wrapper is not, but gives the coroutine
+        )
         for name, need in plan.injected.items():
             self._catalog.check(need, threaded=plan.threaded and not may_be_async, where=f"{name!r} of {plan.label}()")
         plan._adopt(signature)
@@ -277,20 +297,32 @@ def task_key(func: Any) -> str:
 def _cache_key(func: Any) -> Any:
     """A key that lives as long as the code does, whatever is made of it at run time."""
     if type(func) is FunctionType:
-        return func.__code__ if "<" in func.__qualname__ else func
+        if "<" not in func.__qualname__:
+            return func
+        wrapped = getattr(func, "__wrapped__", None)  # every function of a decorator has its wrapper's code
+        return func.__code__ if wrapped is None else (func.__code__, _cache_key(wrapped))
     if not callable(func):
-        raise InvalidCall(f"enqueue takes a function, not {func!r}" + _called_hint(func))
-    bound = getattr(func, "__func__", None)
-    if bound is not None and getattr(bound, "__code__", None):
-        return (type(func.__self__), bound.__code__)
+        raise InvalidCall(f"a job needs a function, not {func!r}" + called_hint(func))
+    if isinstance(func, MethodType):
+        return (type(func.__self__), _cache_key(func.__func__))
     if isinstance(func, partial):
         return (_cache_key(func.func), len(func.args), tuple(func.keywords))
-    if inspect.isclass(func) or inspect.isbuiltin(func):
+    return _cache_key_of_object(func)
+
+
+def _cache_key_of_object(func: Any) -> Any:
+    if inspect.isclass(func):
         return func
-    return (type(func), vars(type(func)).get("__call__"))
+    if inspect.isroutine(func):  # written in C; a method of an object must not keep that alive
+        owner = getattr(func, "__self__", None)
+        kept = owner is None or inspect.ismodule(owner)
+        return func if kept else (owner if inspect.isclass(owner) else type(owner), func.__name__)
+    wrapped = getattr(func, "__wrapped__", None)
+    return (type(func), _cache_key(wrapped) if callable(wrapped) else getattr(type(func), "__call__", None))
 
 
-def _called_hint(value: Any) -> str:
+def called_hint(value: Any) -> str:
+    """What to write instead, where a function was called already; the coroutine is closed without a warning."""
     if inspect.iscoroutine(value):
         value.close()  # no "never awaited" warning on top of the error
         return ": it has been called already; write enqueue(function, argument), not enqueue(function(argument))"
@@ -304,11 +336,15 @@ def _innermost(func: Any) -> Any:
 
 
 def _is_async(func: Any, inner: Any) -> bool:
-    if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
+    called = _called(inner)
+    if any(inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one) for one in (inner, called)):
         raise InvalidCall(f"{_label(inner)}() is a generator; a job is a function that returns")
-    if inspect.iscoroutinefunction(inner):
-        return True
-    return not inspect.isroutine(inner) and inspect.iscoroutinefunction(getattr(inner, "__call__", None))  # noqa: B004
+    return inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(called)
+
+
+def _called(inner: Any) -> Any:
+    """The function that runs: of an object its `__call__`."""
+    return inner if inspect.isroutine(inner) or inspect.isclass(inner) else getattr(type(inner), "__call__", None)
 
 
 def _signature(func: Any, inner: Any, label: str) -> tuple[inspect.Signature, dict[str, Any]]:
@@ -317,15 +353,25 @@ def _signature(func: Any, inner: Any, label: str) -> tuple[inspect.Signature, di
     except (ValueError, TypeError):  # some builtins tell nothing; they are called as they are
         anything = [inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL)]
         return inspect.Signature(anything), {}
-    annotated = inner if hasattr(inner, "__annotations__") else type(inner).__call__
-    annotations = dict(getattr(annotated, "__annotations__", {}))
-    annotations.pop("return", None)
+    annotated = inner if "__annotations__" in getattr(inner, "__dict__", ()) else _called(inner)
+    annotations = {name: hint for name, hint in _annotations(annotated).items() if name != "return"}
     if not annotations or inspect.isclass(inner):
         return signature, {}
     try:
         return signature, get_type_hints(annotated, localns=_closure(annotated), include_extras=True)
     except Exception:  # the annotation that fails is named below
         return signature, _resolve_each(annotated, annotations, label)
+
+
+def _annotations(func: Any) -> Mapping[str, Any]:
+    try:
+        return getattr(func, "__annotations__", None) or {}
+    except NameError:  # Python 3.14 resolves them only now
+        if sys.version_info < (3, 14):
+            raise
+        import annotationlib
+
+        return annotationlib.get_annotations(func, format=annotationlib.Format.STRING)
 
 
 def _resolve_each(func: Any, annotations: dict[str, Any], label: str) -> dict[str, Any]:
@@ -344,28 +390,39 @@ def _resolve_each(func: Any, annotations: dict[str, Any], label: str) -> dict[st
 
 
 def _closure(func: Any) -> dict[str, Any]:
-    code: CodeType | None = getattr(func, "__code__", None)
-    cells = getattr(func, "__closure__", None)
-    if code is None or not cells:
-        return {}
-    found = {}
-    for name, cell in zip(code.co_freevars, cells, strict=True):
-        try:
-            found[name] = cell.cell_contents
-        except ValueError:  # a variable that has no value yet
-            continue
+    """The variables around a function and around what it wraps."""
+    found: dict[str, Any] = {}
+    while func is not None:
+        func = getattr(func, "__func__", func)
+        code: CodeType | None = getattr(func, "__code__", None)
+        cells = zip(code.co_freevars if code else (), getattr(func, "__closure__", None) or (), strict=True)
+        for name, cell in cells:
+            try:
+                found[name] = cell.cell_contents
+            except ValueError:  # a variable that has no value yet
+                continue
+        func = getattr(func, "__wrapped__", None)
     return found
 
 
-def _unwrap(hint: Any) -> tuple[Any, str | None]:
+def _unwrap(hint: Any, component: str | None = None) -> tuple[Any, str | None]:
     """The type in `Annotated`, and dishka's component where `FromDishka` marks it."""
     if get_origin(hint) is not Annotated:
-        return hint, None
+        return hint, component
     inner, *metadata = get_args(hint)
     for mark in metadata:
         if type(mark).__name__ == "_FromComponent":
             return inner, str(mark.component)
-    return inner, None
+    return inner, component
+
+
+def _unnamed(parameters: Iterable[inspect.Parameter]) -> inspect.Parameter:
+    """A parameter for the service in front of the others."""
+    names = {parameter.name for parameter in parameters}
+    name = "service"
+    while name in names:
+        name = f"_{name}"
+    return inspect.Parameter(name, inspect.Parameter.POSITIONAL_ONLY)
 
 
 def _is_builtin(hint: Any) -> bool:

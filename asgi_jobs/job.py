@@ -387,6 +387,12 @@ class Job:
         return self._record.held
 
     @property
+    def waiting_for_session(self) -> bool:
+        """It runs, and waits for one of `max_sessions`; its time limit has not begun."""
+        scope = self._record.run.scope if self._record.run is not None else None
+        return scope is not None and bool(scope.waiting_for_place)
+
+    @property
     def attempt(self) -> int:
         """The number of the attempt under way, or of the last one; 1 is the first, 0: none yet."""
         return self._record.attempt

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from asgi_jobs.errors import InvalidOption, InvalidOptionType
 
@@ -92,6 +92,13 @@ class Enqueuer(Protocol):
     def using(self, **options: Any) -> Using: ...
 
 
+class With(NamedTuple):
+    """What `enqueue_with` enqueues: a function of a service, or the name of its method."""
+
+    service: Any
+    target: Any
+
+
 class Using:
     """Options of `enqueue`, given apart from the function's arguments."""
 
@@ -107,7 +114,7 @@ class Using:
 
     def enqueue_with(self, service: Any, target: Any, /, *args: Any, **kwargs: Any) -> Job:
         """As `Jobs.enqueue_with`: every argument here is the function's."""
-        return self._enqueue((service, target), args, kwargs, self._options)
+        return self._enqueue(With(service, target), args, kwargs, self._options)
 
 
 class UsingTask:

@@ -47,7 +47,11 @@ class FakeClock(Clock):
         return timer
 
     async def advance(self, by: timedelta) -> None:
-        """Let time pass: every timer on the way goes off at its time, and what it woke gets its turn."""
+        """Let time pass: every timer on the way goes off at its time, and what it woke gets its turn.
+
+        What is ready before happens before, at the old time.
+        """
+        await settle()
         end = self._elapsed + by.total_seconds()
         while self._timers and self._timers[0][0] <= end:
             due, _, timer = heappop(self._timers)

@@ -61,7 +61,7 @@ class Access:
         """Say how to get in, when the engine starts. Says nothing where `authorize` is given."""
         self._logger = logger
         if self.keyed:
-            logger.info("The jobs page opens with its key: add %s to its address", self._hint())
+            logger.warning("The jobs page opens with its key: add %s to its address", self._hint())
 
     def refused(self, now: datetime) -> None:
         """Say it again when somebody stands before a closed door, at most once a minute."""

@@ -35,9 +35,7 @@ def attention(harm: Harm, links: Links, now: datetime, *, may_act: bool) -> Atte
     """A harm, in words."""
     make = {"blocked": _blocked, "stuck": _stuck, "failed": _failed}[harm.kind]
     row = make(harm, links, now)
-    return (
-        row if may_act else Attention(row.id, row.css, row.look, row.what, row.why, row.long, None, row.say)
-    )
+    return row if may_act else Attention(row.id, row.css, row.look, row.what, row.why, row.long, None, row.say)
 
 
 def _blocked(harm: Harm, links: Links, now: datetime) -> Attention:
@@ -45,9 +43,7 @@ def _blocked(harm: Harm, links: Links, now: datetime) -> Attention:
     assert queue is not None
     name = Link(visible(queue.name), links.jobs(queue=queue.name))
     wait = f": {words.amount(queue.queued, 'job')} {'waits' if queue.queued == 1 else 'wait'} behind "
-    why: Parts = (
-        ("It has run for ", views.ran(job, now)) if job.state is JobState.RUNNING else (_held_words(job),)
-    )
+    why: Parts = ("It has run for ", views.ran(job, now)) if job.state is JobState.RUNNING else (_held_words(job),)
     if queue.waiting_at:
         why = (*why, " and is waiting at ", Code(shown(queue.waiting_at)))
     return Attention(
@@ -70,9 +66,7 @@ def _stuck(harm: Harm, links: Links, now: datetime) -> Attention:
     job = harm.jobs[0]
     frame = views.top_frame(job)
     where: Parts = (
-        ("It is at ", Code(views.place_in_code(frame)), " in ", Code(visible(frame.function)))
-        if frame
-        else ()
+        ("It is at ", Code(views.place_in_code(frame)), " in ", Code(visible(frame.function))) if frame else ()
     )
     held = f"queue {visible(job.queue)} stays held until it ends" if job.queue is not None else ""
     between = "; " if where and held else ""
@@ -109,9 +103,7 @@ def _failed(harm: Harm, links: Links, now: datetime) -> Attention:
 def retry_action(jobs: Sequence[Job], links: Links, back: str, noun: str) -> Action:
     """The button that runs failed jobs again: at once for one, with a question for many."""
     if len(jobs) == 1:
-        return Action(
-            "Run again", links.job(jobs[0].id, "retry"), (("back", back),), subject=shown(jobs[0].name)
-        )
+        return Action("Run again", links.job(jobs[0].id, "retry"), (("back", back),), subject=shown(jobs[0].name))
     number = f"{len(jobs):,}"
     return Action(
         f"Run {number} again…",

@@ -96,9 +96,7 @@ def frame(
         notices=notices(jobs, visit, pulse, now),
         flash=flash(query),
         retention=kept,
-        store="Jobs are kept in the database"
-        if jobs.durable
-        else "Memory store: jobs are lost when this process ends",
+        store="Jobs are kept in the database" if jobs.durable else "Memory store: jobs are lost when this process ends",
         durable=jobs.durable,
         alarm=bool(pulse.harms),
         lists=lists,

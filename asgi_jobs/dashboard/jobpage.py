@@ -29,15 +29,9 @@ class JobPage(Page):
 
     async def load(self) -> None:
         ask, job = self.ask, self.job
-        queue = (
-            next((queue for queue in ask.pulse.queues if queue.name == job.queue), None)
-            if job.queue
-            else None
-        )
+        queue = next((queue for queue in ask.pulse.queues if queue.name == job.queue), None) if job.queue else None
         in_line = job.state is JobState.QUEUED and job.queue is not None
-        group = [
-            harm for harm in ask.pulse.harms if harm.kind == "failed" and alike(harm.jobs[0]) == alike(job)
-        ]
+        group = [harm for harm in ask.pulse.harms if harm.kind == "failed" and alike(harm.jobs[0]) == alike(job)]
         self.around = Around(
             queue=queue,
             blocks=ask.pulse.blocked(job),
@@ -58,6 +52,4 @@ class JobPage(Page):
     def view(self) -> dict[str, Any]:
         ask = self.ask
         may_act = ask.visit.may_act
-        return {
-            "job": jobview.job_view(self.job, self.around, ask.visit.links, ask.jobs.now(), may_act=may_act)
-        }
+        return {"job": jobview.job_view(self.job, self.around, ask.visit.links, ask.jobs.now(), may_act=may_act)}

@@ -152,9 +152,7 @@ def _notice(job: Job, around: Around, links: Links, now: datetime) -> Note | Non
     queue = views.queue_link(job.queue, links)
     if not_stopping(job, now) and job.cancel_requested_at is not None:
         held: Parts = (" Queue ", queue, " stays held until then.") if queue else ()
-        asked = Strong(
-            f"Asked to stop {words.lasting(now - job.cancel_requested_at)} ago; its code has not ended."
-        )
+        asked = Strong(f"Asked to stop {words.lasting(now - job.cancel_requested_at)} ago; its code has not ended.")
         how = (
             " It ends when its code lets it: a thread cannot be stopped from outside, it has to look at ",
             Code("current_job().cancelled"),

@@ -34,9 +34,7 @@ def _engine(jobs: Jobs, pulse: Pulse) -> Note | None:
     if jobs.status == "running":
         return None
     if jobs.status == "stopping":
-        return Note(
-            (Strong("The engine is stopping."), " Jobs that run may end, then it ends."), "warn", "warn"
-        )
+        return Note((Strong("The engine is stopping."), " Jobs that run may end, then it ends."), "warn", "warn")
     waiting = pulse.counts.get(JobState.QUEUED, 0) + pulse.counts.get(JobState.SCHEDULED, 0)
     waits = f" {words.amount(waiting, 'job')} {'waits' if waiting == 1 else 'wait'}." if waiting else ""
     remedy: Parts = (" Add ", Code("JobsMiddleware"), ", or compose ", Code("jobs.lifespan"))
@@ -64,9 +62,7 @@ def _loop(jobs: Jobs, links: Links, now: datetime) -> Note | None:
     blocked = jobs.loop_blocked
     if blocked is None:
         return None
-    what = Strong(
-        f"The event loop stood still for {blocked.seconds:.1f} s at {words.clock(blocked.since, now).text}."
-    )
+    what = Strong(f"The event loop stood still for {blocked.seconds:.1f} s at {words.clock(blocked.since, now).text}.")
     name = shown(blocked.name)
     who = Link(name, links.job(blocked.job_id)) if blocked.job_id else name
     at = Code(f"{visible(blocked.file)}:{blocked.line}")
@@ -77,6 +73,4 @@ def _loop(jobs: Jobs, links: Links, now: datetime) -> Note | None:
 def _trimmed(jobs: Jobs) -> Note | None:
     if not jobs.trimmed:
         return None
-    return Note(
-        (Strong("Older logs and tracebacks were dropped"), ": they took more than 64 MiB."), "info", "info"
-    )
+    return Note((Strong("Older logs and tracebacks were dropped"), ": they took more than 64 MiB."), "info", "info")

@@ -53,9 +53,7 @@ class Overview(Page):
         tasks = sorted(self.tasks, key=lambda task: (task.schedule is None, task.needs_arguments))
         return {
             "heading": attention.heading(harms),
-            "attention": [
-                attention.attention(harm, links, now, may_act=may_act) for harm in harms[: attention.ROWS]
-            ],
+            "attention": [attention.attention(harm, links, now, may_act=may_act) for harm in harms[: attention.ROWS]],
             "more": max(len(harms) - attention.ROWS, 0),
             "calm": _calm(ask),
             "empty": not self.latest and not harms,
@@ -64,8 +62,7 @@ class Overview(Page):
             "queues_more": queues_said(self.queues),
             "rows": self.rows,
             "tasks": [
-                siteview.task_row(task, links, now, back="overview", may_act=may_act)
-                for task in tasks[:TASKS_SHOWN]
+                siteview.task_row(task, links, now, back="overview", may_act=may_act) for task in tasks[:TASKS_SHOWN]
             ],
             "task_count": words.amount(len(tasks), "task"),
         }
@@ -74,9 +71,5 @@ class Overview(Page):
 def _calm(ask: Ask) -> str:
     oldest = max((queue.oldest_wait or 0.0 for queue in ask.pulse.queues), default=0.0)
     running = f"{ask.pulse.counts.get(JobState.RUNNING, 0):,} running"
-    waits = (
-        f"the oldest wait is {views.lasts(oldest, ask.jobs.now()).text}"
-        if oldest
-        else "no job waits in a queue"
-    )
+    waits = f"the oldest wait is {views.lasts(oldest, ask.jobs.now()).text}" if oldest else "no job waits in a queue"
     return f"{running}. No queue is blocked, {waits}."

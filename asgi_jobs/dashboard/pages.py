@@ -65,9 +65,7 @@ async def queue_rows(ask: Ask, queues: Sequence[QueueInfo], back: str) -> list[s
     """Queues as rows, each with the job that holds its slot."""
     links, now, may_act = ask.visit.links, ask.jobs.now(), ask.visit.may_act
     return [
-        siteview.queue_row(
-            queue, await known(ask.jobs, queue.current), links, now, back=back, may_act=may_act
-        )
+        siteview.queue_row(queue, await known(ask.jobs, queue.current), links, now, back=back, may_act=may_act)
         for queue in queues
     ]
 
@@ -85,8 +83,6 @@ async def job_rows(ask: Ask, jobs: Sequence[Job]) -> list[JobRow]:
 
 def queues_said(queues: Sequence[QueueInfo]) -> str:
     """How many queues there are."""
-    idle = sum(
-        1 for queue in queues if not (queue.running or queue.queued or queue.current or queue.paused_since)
-    )
+    idle = sum(1 for queue in queues if not (queue.running or queue.queued or queue.current or queue.paused_since))
     said = f"All {words.amount(len(queues), 'queue')}"
     return f"{said}, {idle:,} of them idle" if idle else said

@@ -142,10 +142,7 @@ async def _failures(jobs: Jobs, failed: list[Job]) -> list[Harm]:
     for job in failed:
         if job.id not in again:
             groups.setdefault(alike(job), []).append(job)
-    return [
-        Harm("failed", group[0].finished_at or group[0].enqueued_at, tuple(group))
-        for group in groups.values()
-    ]
+    return [Harm("failed", group[0].finished_at or group[0].enqueued_at, tuple(group)) for group in groups.values()]
 
 
 def alike(job: Job) -> tuple[str, str]:
@@ -153,9 +150,7 @@ def alike(job: Job) -> tuple[str, str]:
     return job.task, short_type(job.error.type) if job.error else ""
 
 
-def _next_turn(
-    queues: list[QueueInfo], running: list[Job], now: datetime, stuck_after: timedelta
-) -> datetime | None:
+def _next_turn(queues: list[QueueInfo], running: list[Job], now: datetime, stuck_after: timedelta) -> datetime | None:
     """When time alone may change the pulse next: a queue becomes blocked, a job is seen not to stop."""
     turns = [
         job.cancel_requested_at + STOPPING + timedelta(milliseconds=1)

@@ -58,9 +58,7 @@ class Renderer:
     def page(self, template: str, visit: Visit, context: dict[str, Any], status: int = 200) -> Response:
         """A page from a template."""
         text = self._environment.get_template(template).render(context, visit=visit, links=visit.links)
-        return Response(
-            text.encode("utf-8", "replace"), status, {"vary": "Accept, Cookie"}, "text/html; charset=utf-8"
-        )
+        return Response(text.encode("utf-8", "replace"), status, {"vary": "Accept, Cookie"}, "text/html; charset=utf-8")
 
     @staticmethod
     def json(data: Any, status: int = 200) -> Response:

@@ -78,9 +78,7 @@ class Dashboard:
             handlers={HTTPException: self.refuse, errors.JobsError: self.refuse},
         )
         calm = Calm(handled, self.renderer)
-        self.app: ASGIApp = SecureHeaders(
-            Door(calm, access, tuple(jobs.settings.origins), self.renderer, jobs.now)
-        )
+        self.app: ASGIApp = SecureHeaders(Door(calm, access, tuple(jobs.settings.origins), self.renderer, jobs.now))
 
     def routes(self) -> list[Route]:
         """Every address below the mount."""
@@ -186,9 +184,7 @@ class Dashboard:
         if visit.json:
             response = self.renderer.json({"error": said}, status)
         else:
-            response = await self.explained(
-                request, visit, status, said, isinstance(error, errors.JobNotFound)
-            )
+            response = await self.explained(request, visit, status, said, isinstance(error, errors.JobNotFound))
         response.headers.update(headers)
         return response
 
@@ -196,9 +192,7 @@ class Dashboard:
         """The page of an error, with the way back to the others."""
         pulse = await self.watch.pulse()
         heading = "This job is not known" if job else SAID.get(status, SAID[400])
-        around = frame(
-            self.jobs, visit, pulse, page="jobs" if job else "", title=heading, query=request.query_params
-        )
+        around = frame(self.jobs, visit, pulse, page="jobs" if job else "", title=heading, query=request.query_params)
         context: dict[str, Any] = {"frame": around, "heading": heading, "said": said, "job": job}
         return self.renderer.page("error.html", visit, context, status)
 

@@ -173,9 +173,7 @@ def task_row(info: TaskInfo, links: Links, now: datetime, *, back: str, may_act:
         schedule=visible(info.schedule or ""),
         last=views.look(job, now) if job else None,
         last_href=links.job(job.id) if job else "",
-        last_said=_last_said(job, now)
-        if job
-        else ((words.ago(info.last_run, now),) if info.last_run else ()),
+        last_said=_last_said(job, now) if job else ((words.ago(info.last_run, now),) if info.last_run else ()),
         action=run if runnable else None,
         needs="no worker knows it"
         if getattr(info, "unknown", False)

@@ -110,6 +110,4 @@ def _asked(job: Job, now: datetime) -> Step:
 
 def _end_without_start(job: Job, now: datetime) -> Step:
     at = words.clock(job.finished_at or now, now)
-    return Step(
-        str(job.state), "bad" if job.state is JobState.FAILED else "", str(job.state).capitalize(), at
-    )
+    return Step(str(job.state), "bad" if job.state is JobState.FAILED else "", str(job.state).capitalize(), at)

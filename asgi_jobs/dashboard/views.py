@@ -242,17 +242,15 @@ def progress_words(job: Job) -> str:
     progress = job.progress
     if progress is None:
         return ""
-    share = (
-        f"{int(100 * progress.done / progress.total)} %" if progress.total else words.figure(progress.done)
-    )
+    share = f"{int(100 * progress.done / progress.total)} %" if progress.total else words.figure(progress.done)
     return f"{share}, {shown(progress.text)}" if progress.text else share
 
 
 def one_line(error: JobError) -> str:
     """An error in one line: its type and the first line of its message."""
-    first = next((line for line in shown(error.message).splitlines() if line.strip()), "")
+    first = shown(error.message).strip().partition("\n")[0]
     name = shown(words.short_type(error.type))
-    return f"{name}: {first[:300]}" if first else name
+    return f"{name}: {first.strip()[:300]}" if first else name
 
 
 # Code

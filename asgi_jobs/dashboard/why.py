@@ -54,9 +54,7 @@ def why(job: Job, around: Around, links: Links, now: datetime) -> Why | None:
     """The reason, in words; None for a job that has started or ended."""
     if job.state is JobState.SCHEDULED and job.run_at is not None:
         if job.held:
-            return Why(
-                (f"Its {views.tries(job)} begins ", words.ahead(job.run_at, now), "; it keeps its place."), ()
-            )
+            return Why((f"Its {views.tries(job)} begins ", words.ahead(job.run_at, now), "; it keeps its place."), ())
         return Why(("It was enqueued with a delay and is due ", words.ahead(job.run_at, now), "."), ())
     if job.state is not JobState.QUEUED:
         return None
@@ -88,13 +86,7 @@ def _ahead(queue: QueueInfo, around: Around, links: Links, now: datetime) -> lis
         if queue.blocked_by == holder.id and queue.blocked_since is not None:
             at = f", waiting at {shown(queue.waiting_at)}" if queue.waiting_at else ""
             note = Note(("Has blocked the queue for ", words.since(queue.blocked_since, now), at), "warn")
-        rows.append(
-            Ahead(
-                views.look(holder, now), views.job_link(holder, links, "name"), views.ran(holder, now), note
-            )
-        )
+        rows.append(Ahead(views.look(holder, now), views.job_link(holder, links, "name"), views.ran(holder, now), note))
     if behind is not None and (holder is None or behind.id != holder.id):
-        rows.append(
-            Ahead(views.look(behind, now), views.job_link(behind, links, "name"), "just ahead of it", None)
-        )
+        rows.append(Ahead(views.look(behind, now), views.job_link(behind, links, "name"), "just ahead of it", None))
     return rows

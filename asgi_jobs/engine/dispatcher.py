@@ -42,9 +42,11 @@ class Dispatcher:
     ) -> None:
         self._store = store
         self._executor = executor
+        self._running = executor.running
         self._started = started
         self._recorded = recorded
-        self.free = concurrency
+        self._concurrency = concurrency
+        self.lent = 0  # places of jobs that wait for other jobs
         self.free_threads = threads
         self.claiming = False
         self._outcomes: list[Run] = []
@@ -64,14 +66,12 @@ class Dispatcher:
     def ended(self, run: Run) -> None:
         """An attempt has ended."""
         self._outcomes.append(run)
-        self.free += 1
         if run.record.plan.threaded:
             self.free_threads += 1
-        if self._executor.running:
-            if not self.planned:
-                self.wake()
-        else:
+        if not self._running:
             self._own.run(self.pump)
+        elif not self.planned:
+            self.wake()
 
     def pump(self) -> None:
         """Hand in what ended, and start what may start."""
@@ -87,7 +87,9 @@ class Dispatcher:
             self._exchange = asyncio.Task(self._await(outcomes, answer), loop=self._executor.loop, context=self._own)
 
     def _room(self) -> tuple[int, int]:
-        return (max(self.free, 0), max(self.free_threads, 0)) if self.claiming else (0, 0)
+        if not self.claiming:
+            return 0, 0
+        return max(self._concurrency + self.lent - len(self._running), 0), self.free_threads
 
     async def _await(self, outcomes: list[Run], answer: Awaitable[Claimed]) -> None:
         """The exchange of a store that needs I/O: repeated until it succeeds, for it can undo nothing."""
@@ -109,7 +111,6 @@ class Dispatcher:
 
     def _carry_out(self, outcomes: list[Run], claimed: Claimed) -> None:
         if claimed.jobs:
-            self.free -= len(claimed.jobs)
             start = self._executor.start
             for record in claimed.jobs:
                 if record.plan.threaded:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from threading import get_ident
+from threading import Lock, get_ident
 from typing import TYPE_CHECKING, Any
 
 from asgi_jobs.engine.dispatcher import Dispatcher, resolve
@@ -48,6 +49,8 @@ INTERRUPTION = "interrupted when the application stopped"
 CLEAN_UP_SHARE, LONGEST_CLEAN_UP = 0.2, 5.0
 NAMED = 20
 GIVE_UP_TURNS = 5
+LAST_MOMENT = 0.5
+"""Seconds for what is closed last, however late it is."""
 _KINDS = {
     Verdict.SUCCEEDED: SUCCEEDED,
     Verdict.FAILED: FAILED,
@@ -55,6 +58,7 @@ _KINDS = {
     Verdict.HELD: RETRYING,
 }
 SUCCESS = Verdict.SUCCEEDED
+XDIST = "PYTEST_XDIST_WORKER"  # test processes of one parent are no servers
 logger = logging.getLogger("asgi_jobs")
 
 
@@ -86,7 +90,8 @@ class Engine:
         self.waiters = Waiters()
         self.listeners = Listeners()
         self._joiners: list[asyncio.Future[None]] = []
-        self._moved = asyncio.Event()  # something has ended, for a shutdown that waits
+        self._moved = asyncio.Event()  # something has changed, for a shutdown that waits; made anew with each loop
+        self._door = Lock()  # a job from another thread is in before it closes, or refused
         self.executor = Executor(
             engine=facade,
             scopes=scopes,
@@ -132,6 +137,8 @@ class Engine:
         """Accept jobs; none starts before `begin`."""
         self.loop = self.executor.loop = asyncio.get_running_loop()
         self._thread_id = get_ident()
+        self._moved = asyncio.Event()
+        self.dispatcher.planned = False  # by a loop that may be gone
         self.status = "starting"
         self.intake.renew()
         self.scopes.start()
@@ -143,13 +150,18 @@ class Engine:
         """Start jobs, schedules and the watch over the loop."""
         assert self.loop is not None
         self.status = "running"
-        if not self.store.durable:
+        if not self.store.durable and XDIST not in os.environ:
             self.neighbours.join()
         self.watchdog = Watchdog(self.loop, current=self._job_of)
         self.watchdog.start()
         self.upkeep.start(schedules=self._settings.concurrency > 0)
         self.dispatcher.claiming = True
         self.dispatcher.wake()
+
+    @property
+    def lost_its_loop(self) -> bool:
+        """Whether the loop was closed without a stop: what ran on it is gone."""
+        return self.loop is not None and self.loop.is_closed() and self.status != "stopped"
 
     def _forget_unreachable(self) -> None:
         """Attempts that did not stop with the last start's loop: nobody can hear of their end any more."""
@@ -179,14 +191,27 @@ class Engine:
 
     def accept(self, record: Record) -> Record:
         """Store one job and have it started; from any thread."""
+        if get_ident() != self._thread_id:
+            return self._accept_from_thread(record)
         stored: Record = self.store.add((record,))[0]  # type: ignore[index]
         if stored is not record:
             return stored
-        if record.details is not None or self.listeners.active or get_ident() != self._thread_id:
-            self._taken_in((record,))
+        if record.details is not None or self.listeners.active:
+            self._announce((record,))
         elif not self.dispatcher.planned:
             self.dispatcher.wake()
         return record
+
+    def _accept_from_thread(self, record: Record) -> Record:
+        """The engine may have stopped since the caller asked whether it runs."""
+        with self._door:
+            error = self.refuse()
+            if error is not None:
+                raise error
+            stored: Record = self.store.add((record,))[0]  # type: ignore[index]
+            if stored is record:
+                self._taken_in((record,))
+        return stored
 
     def _taken_in(self, records: Sequence[Record]) -> None:
         if get_ident() == self._thread_id:
@@ -229,9 +254,13 @@ class Engine:
     def wake(self) -> None:
         """Jobs may be ready; from any thread."""
         if get_ident() == self._thread_id:
-            self.dispatcher.wake()
+            self._look_again()
         elif self.loop is not None:
-            self.loop.call_soon_threadsafe(self.dispatcher.wake)
+            self.loop.call_soon_threadsafe(self._look_again)
+
+    def _look_again(self) -> None:
+        self.dispatcher.wake()
+        self._moved.set()
 
     def _touched(self) -> None:
         self.store.revision += 1
@@ -274,7 +303,7 @@ class Engine:
             self._tell(CANCELLED, record)
             self.waiters.settle(record.id)
         self._release_joiners()
-        self.dispatcher.wake()
+        self._look_again()
 
     def now(self) -> datetime:
         """The engine's clock, aware UTC."""
@@ -317,7 +346,7 @@ class Engine:
         if run is None or not run.belongs_to(self.executor):
             await self._wait(record, timeout)
             return
-        self._refuse_deadlock(run, record)
+        await refuse_deadlock(run, record, self.store)
         run.waits = [*(run.waits or ()), record]
         take_back = self._lend(run)
         try:
@@ -334,19 +363,15 @@ class Engine:
         except TimeoutError:
             raise TimeoutError(f"job {record.name!r} had not ended after {timeout}; it goes on") from None
 
-    def _refuse_deadlock(self, run: Run, target: Record) -> None:
-        holders = {s.name: (s.limit, s.holders) for s in self.store.standings() if s.holders}  # type: ignore[union-attr]
-        refuse_deadlock(run, target, holders)
-
     def _lend(self, run: Run) -> Callable[[], None]:
         if run.waits and len(run.waits) > 1:  # lent already
             return lambda: None
-        self.dispatcher.free += 1
+        self.dispatcher.lent += 1
         take_session_back = run.scope.lend() if run.scope is not None else lambda: None
         self.dispatcher.wake()
 
         def take_back() -> None:
-            self.dispatcher.free -= 1
+            self.dispatcher.lent -= 1
             take_session_back()
 
         return take_back
@@ -370,25 +395,50 @@ class Engine:
 
     # Stop
 
-    async def stop(self) -> None:
-        """Drain, cancel what is left, say what is lost, close everything: within `shutdown_timeout` in all."""
-        self.status, self.open_to_all = "stopping", False
-        total = self._settings.shutdown_timeout.total_seconds()
-        end = self._clock.monotonic() + total
-        soft = end - min(total * CLEAN_UP_SHARE, LONGEST_CLEAN_UP)
-        await self.upkeep.stop_schedules()
-        await self._drain(soft)
-        self.dispatcher.claiming = False
-        interrupted = await self._interrupt(end)
+    async def stop(self, *, drain: bool = True) -> None:
+        """Drain, cancel what is left, say what is lost, close everything: within `shutdown_timeout` in all.
+
+        When this is cancelled, the draining is over; the rest is done all the same.
+        """
+        drain = drain and self.status == "running"
+        self._close_door("stopping")
+        cuts: list[asyncio.CancelledError] = []
+        until = self._clock.monotonic() + self._settings.shutdown_timeout.total_seconds()
+        with _collecting(cuts):
+            await self.upkeep.stop_schedules()
+        if drain and not cuts:
+            with _collecting(cuts):
+                await self._drain(until - self._clean_up)
+        if cuts or not drain:
+            until = min(until, self._clock.monotonic() + self._clean_up)
+        with self._door:
+            self.dispatcher.claiming = False
+        runs = list(self.executor.running)
+        with _collecting(cuts):
+            await self._interrupt(runs, until)
         lost = await resolve(self.store.abandon(LOST))
-        self._warn_of_lost(interrupted, lost)
-        await self._close(lost)
+        self._warn_of_lost(runs, lost)
+        with _collecting(cuts):
+            await self._close(lost, until)
+        self._close_door("stopped")
+        if cuts:
+            raise cuts[0]
+
+    def _close_door(self, status: str) -> None:
+        with self._door:
+            self.status, self.open_to_all = status, False
+
+    @property
+    def _clean_up(self) -> float:
+        """The last part of a stop, for the clean-up of what was cancelled."""
+        return min(self._settings.shutdown_timeout.total_seconds() * CLEAN_UP_SHARE, LONGEST_CLEAN_UP)
 
     async def _drain(self, until: float) -> None:
+        self.dispatcher.pump()  # what stands in line may be paused or cancelled
         if self.store.drained(until):
             return
         running = [label(run.job) for run in self.executor.running]
-        logger.info(
+        logger.warning(
             "Stopping: waiting up to %.0f s for %d jobs (%s)",
             *(
                 until - self._clock.monotonic(),
@@ -401,10 +451,10 @@ class Engine:
                 while not self.store.drained(until):
                     self._moved.clear()
                     await self._moved.wait()
+                    await asyncio.sleep(0)  # the dispatcher has been woken, too
 
-    async def _interrupt(self, until: float) -> list[Run]:
-        """Cancel what runs; gives what was cut off, or does not end at all."""
-        runs = list(self.executor.running)
+    async def _interrupt(self, runs: list[Run], until: float) -> None:
+        """Cancel what runs, and give up what then does not end."""
         for run in runs:
             run.ask_to_stop(Stop.SHUTDOWN)
         await self._wait_for(runs, until - self._clock.monotonic())
@@ -412,7 +462,6 @@ class Engine:
             run.give_up()
         await self._wait_for(runs, 0)
         await self.dispatcher.settle()
-        return [run for run in runs if run in self.executor.running or run.interrupted]
 
     async def _wait_for(self, runs: list[Run], seconds: float) -> None:
         tasks = [task for run in runs if run in self.executor.running and (task := run.driver or run.task) is not None]
@@ -421,23 +470,43 @@ class Engine:
             for _ in range(GIVE_UP_TURNS):  # their call-backs, and what a cancel still sets in motion
                 await asyncio.sleep(0)
 
-    def _warn_of_lost(self, interrupted: list[Run], lost: Sequence[Record]) -> None:
+    def _warn_of_lost(self, runs: list[Run], lost: Sequence[Record]) -> None:
         running = [
             f"{label(run.job)} {'still running: it does not stop' if run in self.executor.running else 'running'}"
-            for run in interrupted
+            for run in runs
+            if run in self.executor.running or run.interrupted
         ]
         jobs = running + [f"{label(view_of(record, self._facade))} waiting" for record in lost]
         if jobs:
             more = f" and {len(jobs) - NAMED} more" if len(jobs) > NAMED else ""
-            logger.warning("%d jobs were lost at shutdown: %s%s", len(jobs), "; ".join(jobs[:NAMED]), more)
+            verb = "jobs were" if len(jobs) > 1 else "job was"
+            logger.warning("%d %s lost at shutdown: %s%s", len(jobs), verb, "; ".join(jobs[:NAMED]), more)
 
-    async def _close(self, lost: Sequence[Record]) -> None:
+    async def _close(self, lost: Sequence[Record], until: float) -> None:
         self.told_cancelled(lost)
         await self.upkeep.stop()
         if self.watchdog is not None:
             self.watchdog.stop()
         self.neighbours.leave()
         self.threads.close()
-        await self.scopes.stop()
+        await self._close_scopes(max(until - self._clock.monotonic(), LAST_MOMENT))
         await resolve(self.store.close())
-        self.status = "stopped"
+
+    async def _close_scopes(self, seconds: float) -> None:
+        """Close the container that was made for this run: the application's code, which may hang or fail."""
+        closing = asyncio.ensure_future(self.scopes.stop())
+        done, _ = await asyncio.wait((closing,), timeout=seconds)
+        if not done:
+            closing.cancel()
+            logger.warning("The providers' container did not close in time and was given up")
+        elif closing.exception() is not None:
+            logger.error("The providers' container could not be closed", exc_info=closing.exception())
+
+
+@contextmanager
+def _collecting(cuts: list[asyncio.CancelledError]) -> Iterator[None]:
+    """Note that the stop itself was cancelled, and let it go on."""
+    try:
+        yield
+    except asyncio.CancelledError as cut:
+        cuts.append(cut)

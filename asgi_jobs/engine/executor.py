@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from contextvars import Context, ContextVar
 from enum import Enum, auto
+from traceback import clear_frames
 from types import coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -206,12 +207,12 @@ class Run:
         self.start_timer()
         if self.thread is not None and not self._is_async(values):
             answer = await self.thread.call(context, record.plan.call, *arguments)
-            if not inspect.isawaitable(answer):
-                self.value = answer
-                return
         else:
             answer = record.plan.call(*arguments)
-        await self._await_body(context, answer)
+        if inspect.isawaitable(answer):
+            await self._await_body(context, answer)
+        else:
+            self.value = answer
 
     def _is_async(self, values: dict[str, Any]) -> bool:
         """Whether the service that the scope gave has made the method a coroutine function."""
@@ -325,23 +326,24 @@ class Run:
     def conclude(self) -> None:
         """Decide what is told to the store."""
         failure, stop, record = self.failure, self.stop, self.record
+        self.failure = None
         if self.scope is not None and self.scope.uncommitted:
             record.detail().uncommitted = failure is None
         if failure is None and (stop is None or (stop is not Stop.TIMEOUT and not self.heard)):
             return
         stopped = failure is None or isinstance(failure, asyncio.CancelledError)
         if stopped and stop in (Stop.CANCEL, Stop.SHUTDOWN):
-            self.verdict, self.failure, self.value = Verdict.CANCELLED, None, None
-            return
-        if stop is Stop.TIMEOUT:
-            failure = TimeoutError(f"timed out after {record.timeout}").with_traceback(
-                failure.__traceback__ if failure else None
-            )
-        assert failure is not None
-        self._fail(failure)
+            self.verdict, self.value = Verdict.CANCELLED, None
+        elif stop is Stop.TIMEOUT:
+            where = failure.__traceback__ if failure is not None else None
+            self._fail(TimeoutError(f"timed out after {record.timeout}").with_traceback(where))
+        elif failure is not None:
+            self._fail(failure)
+        if failure is not None and stop is not None:
+            _let_go(failure)
 
     def _fail(self, failure: BaseException) -> None:
-        self.verdict, self.value, self.failure = Verdict.FAILED, None, None
+        self.verdict, self.value = Verdict.FAILED, None
         self.error = JobError(*format_error(failure))
         record = self.record
         retry = record.retry
@@ -349,6 +351,20 @@ class Run:
             delay = retry.decide(record.attempt, failure)
             if delay is not None:
                 self.verdict, self.delay = Verdict.HELD, delay
+
+
+def _let_go(error: BaseException) -> None:
+    """Free what the frames of an interrupted body hold.
+
+    A cancel in the middle of a statement leaves a cursor in a cycle through the traceback, and with it, on
+    SQLite, a lock on the database until the garbage collector comes by (seen with aiosqlite 0.22).
+    """
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        clear_frames(link.__traceback__)
+        link = link.__context__
 
 
 class Executor:

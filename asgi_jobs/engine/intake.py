@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import count
 from secrets import choice
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -16,7 +17,7 @@ from asgi_jobs.engine.guard import Guard
 from asgi_jobs.errors import ArgumentsGone, InvalidCall, InvalidOption, InvalidOptionType, InvalidState
 from asgi_jobs.job import UNSET, Job, Record, view_of
 from asgi_jobs.settings import QUEUE_NAME_LIMIT, check_queue, clean_name
-from asgi_jobs.task import Task, check_timedelta, to_retry
+from asgi_jobs.task import Task, With, check_timedelta, to_retry
 
 if TYPE_CHECKING:
     from asgi_jobs.clock import Clock
@@ -81,18 +82,19 @@ class Intake:
         options: dict[str, Any] | None,
     ) -> Job:
         """Bind, check, make the record, have it accepted. The hot path: every line here runs for every job."""
+        service = None
         if type(func) is Task:
             plan, func = self._of_task(func), func.function
         else:
-            plan = self._plans.get(func) if type(func) is not tuple else None  # type: ignore[assignment]
+            plan = self._plans.get(func) if type(func) is FunctionType else None  # type: ignore[assignment]
             if plan is None:
-                plan, func = self._plan(func)
+                plan, func, service = self._plan(func)
         if plan.clash:
             self._refuse_ambiguous(plan, args, queue, name, options)
         if kwargs or not plan.lowest <= len(args) <= plan.highest:
             plan.bind(args, kwargs)
         if args or kwargs or plan.carries:
-            self._guard.check(func, args, kwargs, positional=plan.positional)
+            self._guard.check(func, args, kwargs, positional=plan.positional, service=service)
         if queue is UNSET:
             queue = plan.policy.queue
         elif queue is not None and not (
@@ -139,11 +141,10 @@ class Intake:
             raise InvalidCall(f"{task!r} was declared by another Jobs; enqueue it with that one")
         return task.plan
 
-    def _plan(self, func: Any) -> tuple[Plan, Any]:
-        if type(func) is tuple:
-            service, target = func
-            return self._planner.plan_with(service, target), target
-        return self._planner.plan(func), func
+    def _plan(self, func: Any) -> tuple[Plan, Any, Any]:
+        if type(func) is With:
+            return self._planner.plan_with(func.service, func.target), func.target, func.service
+        return self._planner.plan(func), func, None
 
     def _refuse_ambiguous(
         self, plan: Plan, args: tuple[Any, ...], queue: Any, name: Any, options: dict[str, Any] | None

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import typing
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import Context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 from dishka import AnyOf, AsyncContainer, Provider, Scope, make_async_container
 from dishka.entities.key import DependencyKey
 from dishka.exceptions import ExitError
-from sqlalchemy import event
+from sqlalchemy import SingletonThreadPool, StaticPool, TextClause, event
+from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import Session, SessionTransaction, sessionmaker
 
 from asgi_jobs.call import Need
 from asgi_jobs.engine.guard import is_request_type
@@ -32,7 +34,9 @@ from asgi_jobs.errors import InvalidCall, InvalidOption, InvalidOptionType, Requ
 if TYPE_CHECKING:
     from asgi_jobs.engine.threads import WorkerThread
 
+logger = logging.getLogger("asgi_jobs")
 SESSION_TYPES = (AsyncSession, Session)
+_WRITING = ("insert", "update", "delete", "replace", "merge")
 _FORMS = (
     "an async_sessionmaker, async_sessionmaker.begin, an async context manager function, "
     "an async generator function, or a sync sessionmaker"
@@ -46,15 +50,18 @@ class SessionFactory:
     open: Callable[[], Any]  # gives a context manager, async or not
     is_async: bool
     types: tuple[type, ...]  # the annotations that mean its session
+    bind: Any = None  # its engine, where that can be told
 
     @classmethod
     def of(cls, given: Any) -> SessionFactory:
         """Make one of what `Jobs(session_factory=…)` was given."""
         maker = getattr(given, "__self__", given)  # async_sessionmaker.begin is a bound method
         if isinstance(maker, async_sessionmaker):
-            return cls(given, True, (AsyncSession, *_session_classes(maker.class_, AsyncSession)))
+            own = (AsyncSession, *_session_classes(maker.class_, AsyncSession))
+            return cls(given, True, own, maker.kw.get("bind"))
         if isinstance(maker, sessionmaker):
-            return cls(given, False, (Session, *_session_classes(maker.class_, Session)))
+            own = (Session, *_session_classes(maker.class_, Session))
+            return cls(given, False, own, maker.kw.get("bind"))
         if not callable(given) or (inspect.isclass(given) and not issubclass(given, SESSION_TYPES)):
             raise InvalidOptionType(f"session_factory must be {_FORMS}, not {given!r}")
         return cls._of_function(given)
@@ -121,6 +128,7 @@ class Changes:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._flushed = False
+        self._before: dict[SessionTransaction, bool] = {}  # a savepoint's rollback leaves what was before it
         self.commits = 0
         for name, listener in self._listeners():
             event.listen(session, name, listener)
@@ -131,27 +139,45 @@ class Changes:
             ("do_orm_execute", self._on_execute),
             ("after_commit", self._after_commit),
             ("after_rollback", self._after_rollback),
+            ("after_transaction_create", self._after_create),
+            ("after_transaction_end", self._after_end),
         )
 
     def _after_flush(self, *_: Any) -> None:
         self._flushed = True
 
     def _on_execute(self, state: Any) -> None:
-        if state.is_insert or state.is_update or state.is_delete:
+        if state.is_insert or state.is_update or state.is_delete or _writes(state.statement):
             self._flushed = True
 
-    def _after_commit(self, _session: Session) -> None:
-        self._flushed = False
-        self.commits += 1
+    def _after_commit(self, session: Session) -> None:
+        if not session.in_nested_transaction():  # else a savepoint was released, which keeps nothing yet
+            self._flushed = False
+            self.commits += 1
 
     def _after_rollback(self, session: Session) -> None:
-        if not session.in_nested_transaction():
-            self._flushed = False
+        savepoint = session.get_nested_transaction()
+        self._flushed = savepoint is not None and self._before.get(savepoint, self._flushed)
+
+    def _after_create(self, _: Session, transaction: SessionTransaction) -> None:
+        if transaction.nested:
+            self._before[transaction] = self._flushed
+
+    def _after_end(self, _: Session, ended: SessionTransaction) -> None:
+        self._before.pop(ended, None)
 
     def pending(self) -> bool:
         """Whether there is anything that a commit would keep."""
         session = self._session
-        return self._flushed or bool(session.new or session.deleted or session.dirty)
+        return (
+            self._flushed
+            or bool(session.new or session.deleted)
+            or any(session.is_modified(one) for one in session.dirty)  # dirty: also set to what it was
+        )
+
+
+def _writes(statement: Any) -> bool:
+    return isinstance(statement, TextClause) and statement.text.lstrip().lower().startswith(_WRITING)
 
 
 class Scopes:
@@ -174,6 +200,7 @@ class Scopes:
             raise InvalidOption("give either providers or container: a container has its own providers")
         self.container = self._make_container() if providers else container
         self._fresh = True
+        self._bind_known = False
 
     def start(self) -> None:
         """Make the container of this run."""
@@ -181,6 +208,23 @@ class Scopes:
         if self._owned and not self._fresh:
             self.container = self._make_container()
         self._fresh = False
+        self._bind_known = False
+        if self.sessions is not None and self.sessions.bind is not None:
+            self.look_at(self.sessions.bind)
+
+    def look_at(self, bind: Any) -> None:
+        """Warn, once a start, where sessions cannot be kept apart."""
+        if not self._bind_known and _shares_one_connection(bind):
+            logger.warning(
+                "session_factory is on in-memory SQLite, which has one connection for all sessions: when one job or "
+                "request rolls back, the rows of others go too. Use a file, such as sqlite+aiosqlite:///app.db"
+            )
+        self._bind_known = True
+
+    @property
+    def bind_known(self) -> bool:
+        """Whether the engine was looked at; that of a function is known with its first session only."""
+        return self._bind_known
 
     async def stop(self) -> None:
         """Close the container that was made here; the application's own is left alone."""
@@ -191,6 +235,8 @@ class Scopes:
         if self.sessions is None:
             return make_async_container(*self._providers)
         for provider in self._providers:
+            if getattr(provider, "component", None):
+                continue
             for factory in getattr(provider, "factories", ()):
                 if factory.provides.type_hint in self.sessions.types:
                     raise InvalidOption(
@@ -201,12 +247,16 @@ class Scopes:
 
     # What a plan asks (call.Catalog)
 
-    def find(self, hint: Any, marked: bool) -> Need | None:
-        """What provides this annotation."""
-        if self.sessions is not None and hint in self.sessions.types:
+    def find(self, hint: Any, component: str | None = None) -> Need | None:
+        """What provides this annotation; `component` is None where nothing marks it as injected."""
+        if not component and self.sessions is not None and hint in self.sessions.types:
             return Need(hint, session=True)
-        if self._factory(hint) is not None:
-            return Need(hint)
+        if self._factory(hint, component or "") is not None:
+            return Need(hint, component or "")
+        if component:
+            raise InvalidCall(
+                f"nothing provides {hint!r} in the component {component!r}; add it to Jobs(providers=[…])"
+            )
         if inspect.isclass(hint) and issubclass(hint, SESSION_TYPES):
             raise InvalidCall(self._no_session(hint))
         if is_request_type(hint):
@@ -215,7 +265,7 @@ class Scopes:
                 f"a job cannot ask for a {name}: the request ends before the job. Pass the values that it needs, "
                 f"for example request.url.path"
             )
-        if marked:
+        if component is not None:
             raise InvalidCall(f"nothing provides {hint!r}; add it to Jobs(providers=[…])")
         return None
 
@@ -233,7 +283,7 @@ class Scopes:
             key.type_hint
             for registry in _registries(self.container)
             for key in list(registry.factories)
-            if inspect.isclass(key.type_hint) and getattr(key.type_hint, function.__name__, None) is function
+            if inspect.isclass(key.type_hint) and _has_method(key.type_hint, function)
         ]
         exact = [owner for owner in owners if f"{owner.__qualname__}.{function.__name__}" == function.__qualname__]
         found = list(dict.fromkeys(exact or owners))
@@ -256,12 +306,12 @@ class Scopes:
 
     def check(self, need: Need, *, threaded: bool, where: str) -> None:
         """Refuse a dependency that reaches a request, or a session of the wrong kind."""
-        if need.session and self.sessions is not None:
-            if threaded and self.sessions.is_async:
-                raise InvalidCall(
-                    f"{where} asks for {need.hint.__name__}, which works on the event loop only: make the function "
-                    f"async def, or give a sync sessionmaker as session_factory and ask for Session"
-                )
+        if threaded and (issubclass(need.hint, AsyncSession) if inspect.isclass(need.hint) else False):
+            raise InvalidCall(
+                f"{where} asks for {need.hint.__name__}, which works on the event loop only: make the function "
+                f"async def, or give a sync sessionmaker as session_factory and ask for Session"
+            )
+        if need.session:
             return
         chain = self._request_in(DependencyKey(need.hint, need.component), ())
         if chain:
@@ -310,6 +360,7 @@ class AttemptScope:
         self._session: Any = None
         self._changes: Changes | None = None
         self._has_place = False
+        self._entered = False
         self.uncommitted = False  # after a success: changes were left that closing did not commit either
         self.waiting_for_place = False
 
@@ -344,13 +395,32 @@ class AttemptScope:
         manager = sessions.open()
         if not hasattr(manager, "__aenter__" if sessions.is_async else "__enter__"):
             raise InvalidOption(f"session_factory gave {manager!r}; it must be {_FORMS}")
-        session = await (manager.__aenter__() if sessions.is_async else self._in_thread(manager.__enter__))
         self._manager = manager
+        if sessions.is_async:
+            session = await manager.__aenter__()
+            self._entered = True
+        else:
+            session = await self._in_thread(self._enter, manager)
         if not isinstance(session, SESSION_TYPES[0] if sessions.is_async else SESSION_TYPES[1]):
             raise InvalidOption(f"session_factory yielded {session!r}, which is no {sessions.types[0].__name__}")
-        self._changes = Changes(session.sync_session if isinstance(session, AsyncSession) else session)
+        sync_session = session.sync_session if isinstance(session, AsyncSession) else session
+        self._changes = Changes(sync_session)
         self._session = session
+        if not self._scopes.bind_known:
+            with suppress(UnboundExecutionError):
+                self._scopes.look_at(sync_session.get_bind())
         return session
+
+    def _enter(self, manager: Any) -> Any:
+        """In the thread: a cancel may have given up waiting for it, and closing must know."""
+        session = manager.__enter__()
+        self._entered = True
+        return session
+
+    def _exit(self, manager: Any, *details: Any) -> None:
+        """In the thread, after `_enter` has ended there."""
+        if self._entered:
+            manager.__exit__(*details)
 
     async def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
         if self._thread is None:
@@ -397,10 +467,10 @@ class AttemptScope:
             return None
         details = (type(error), error, error.__traceback__) if error is not None else (None, None, None)
         try:
-            if hasattr(manager, "__aexit__"):
+            if self._scopes.sessions is not None and not self._scopes.sessions.is_async:
+                await self._in_thread(self._exit, manager, *details)
+            elif self._entered:
                 await manager.__aexit__(*details)
-            else:
-                await self._in_thread(manager.__exit__, *details)
         except BaseException as raised:  # whatever closing raises is the job's error
             return None if raised is error else raised
         return None
@@ -417,6 +487,18 @@ def _session_provider(sessions: SessionFactory) -> Provider:
     return provider
 
 
+def _shares_one_connection(bind: Any) -> bool:
+    """In-memory SQLite, with all sessions on one connection."""
+    engine = getattr(bind, "sync_engine", bind)
+    engine = getattr(engine, "engine", engine)  # of a connection
+    url, pool = getattr(engine, "url", None), getattr(engine, "pool", None)
+    if url is None or url.get_backend_name() != "sqlite":
+        return False
+    database = url.database or ":memory:"
+    in_memory = ":memory:" in database or "mode=memory" in database or url.query.get("mode") == "memory"
+    return in_memory and isinstance(pool, (StaticPool, SingletonThreadPool))
+
+
 def _registries(container: AsyncContainer) -> Iterable[Any]:
     registry: Any = container.registry
     while registry is not None:
@@ -424,6 +506,11 @@ def _registries(container: AsyncContainer) -> Iterable[Any]:
         if registry.scope is Scope.REQUEST:
             return
         registry = registry.child_registry
+
+
+def _has_method(cls: type, function: Any) -> bool:
+    static = isinstance(inspect.getattr_static(cls, function.__name__, None), staticmethod)
+    return not static and getattr(cls, function.__name__, None) is function
 
 
 def _session_classes(session_class: type, base: type) -> tuple[type, ...]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from asgi_jobs.engine.dispatcher import resolve
 from asgi_jobs.errors import DeadlockError, NotStored
 
 if TYPE_CHECKING:
     from asgi_jobs.engine.executor import Run
     from asgi_jobs.job import Record
+    from asgi_jobs.stores.base import Store
 
 
 class Waiters:
@@ -44,15 +47,15 @@ class Waiters:
                 future.set_exception(NotStored("its transaction was rolled back, so the job does not exist"))
 
 
-def refuse_deadlock(run: Run, target: Record, holders: dict[str, tuple[int, list[Record]]]) -> None:
+async def refuse_deadlock(run: Run, target: Record, store: Store) -> None:
     """Raise DeadlockError where the target cannot end before the waiting job does.
 
     Args:
         run: the attempt that would wait.
         target: what it would wait for.
-        holders: by queue, its limit and the jobs that hold its slots.
+        store: knows who holds the slots of a queue.
     """
-    if _depends(target, run.record, holders, set()):
+    if await _depends(target, run.record, store, frozenset()):
         why = "itself" if target is run.record else f"job {target.name!r} ({target.id})"
         raise DeadlockError(
             f"job {run.record.name!r} would wait for {why}, which cannot end before it does; "
@@ -60,16 +63,26 @@ def refuse_deadlock(run: Run, target: Record, holders: dict[str, tuple[int, list
         )
 
 
-def _depends(job: Record, on: Record, holders: dict[str, tuple[int, list[Record]]], seen: set[int]) -> bool:
-    """Whether the job can end only after another one has."""
+async def _depends(job: Record, on: Record, store: Store, seen: frozenset[int]) -> bool:
+    """Whether the job can end only after another one has: it waits for it, or for a slot that it holds."""
     if job is on:
         return True
     if job.number in seen:
         return False
-    seen.add(job.number)
+    seen |= {job.number}
     if job.run is not None:
-        return any(_depends(other, on, holders, seen) for other in job.run.waits or ())
-    if job.queue is None or job.held or job.queue not in holders:
+        return await _any_depends(job.run.waits or (), on, store, seen)
+    if job.queue is None or job.held:
         return False
-    limit, holding = holders[job.queue]
-    return len(holding) >= limit and all(_depends(other, on, holders, set(seen)) for other in holding)
+    holders = await resolve(store.holders(job))
+    for holder in holders:
+        if not await _depends(holder, on, store, seen):
+            return False
+    return bool(holders)
+
+
+async def _any_depends(jobs: Sequence[Record], on: Record, store: Store, seen: frozenset[int]) -> bool:
+    for job in jobs:
+        if await _depends(job, on, store, seen):
+            return True
+    return False

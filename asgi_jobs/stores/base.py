@@ -241,6 +241,10 @@ class Store(Protocol):
         """The queues with unfinished jobs, the paused ones and the configured ones."""
         ...
 
+    def holders(self, record: Record) -> Answer[Sequence[Record]]:
+        """Who has the slots that a queued job waits for; nobody when one is free or its queue is paused."""
+        ...
+
     def place(self, record: Record) -> Answer[Place | None]:
         """Where a queued job stands in its queue; None when it does not."""
         ...

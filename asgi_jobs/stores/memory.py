@@ -27,7 +27,7 @@ from asgi_jobs.stores.lanes import Lane
 
 SCHEDULED, QUEUED, RUNNING = JobState.SCHEDULED, JobState.QUEUED, JobState.RUNNING
 SUCCEEDED, FAILED, CANCELLED = JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED
-HELD = Verdict.HELD
+HELD, SUCCESS = Verdict.HELD, Verdict.SUCCEEDED
 
 ARGUMENTS_KEPT = 1_000
 TEXT_LIMIT = 64 * 2**20
@@ -225,9 +225,33 @@ class MemoryStore:
             now = self._monotonic()
             self.revision += 1
             for outcome in outcomes:
-                if outcome.record.state is RUNNING:  # else it was taken in before
+                record = outcome.record
+                if record.state is not RUNNING:  # it was taken in before
+                    continue
+                if outcome.verdict is SUCCESS and record.details is None:
+                    self._succeed(record, now)
+                else:
                     self._settle(outcome, now)
             return Claimed(self._claim(n, threads, now))
+
+    def _succeed(self, record: Record, now: float) -> None:
+        """`_settle` for nearly every job."""
+        record.state = SUCCEEDED
+        record.finished = now
+        record.error = record.func = record.kwargs = None
+        record.args = ()
+        tally = self._tally
+        tally[RUNNING] -= 1
+        tally[SUCCEEDED] += 1
+        lane = record.lane
+        if lane is not None:
+            record.lane = None
+            lane.release(record)
+            self._offer(lane)
+        finished = self._finished
+        finished.append(record)
+        if len(finished) > self._max_finished:
+            self._drop_oldest()
 
     def _settle(self, outcome: Outcome, now: float) -> None:
         record = outcome.record
@@ -548,6 +572,13 @@ class MemoryStore:
                 )
                 for lane in self._lanes.values()
             ]
+
+    def holders(self, record: Record) -> Sequence[Record]:
+        """See `Store.holders`."""
+        lane = record.lane
+        if lane is None or lane.paused is not None or len(lane.holders) < lane.limit:
+            return ()
+        return tuple(lane.holders)
 
     def place(self, record: Record) -> Place | None:
         """See `Store.place`."""

@@ -1,13 +1,13 @@
 // Asks for the same page again and puts what changed into place. Everything works without this file.
 "use strict";
 const root = document.documentElement;
-const store = (name, value) => { // storage may be forbidden
-  try { return value ? localStorage.setItem("asgi_jobs." + name, value) : localStorage.getItem("asgi_jobs." + name); } catch { return null; }
+const store = (name, value) => {
+  try { return value ? localStorage.setItem(name, value) : localStorage.getItem(name); } catch { return null; } // forbidden
 };
 const theme = (choice) => {
   if (choice === "light" || choice === "dark") root.dataset.theme = choice; else delete root.dataset.theme;
 };
-theme(store("theme")); // now, before the first paint
+theme(store("asgi_jobs.theme")); // before the first paint
 
 const FLOOR = 2, LONGEST = 60;
 const $ = (query, from = document) => from.querySelector(query);
@@ -37,7 +37,7 @@ function tick() {
   if (failures) away();
 }
 
-// Swapping: nodes stay, so focus, scroll, selection, open details, ticks and half-typed text stay with them
+// Swapping: nodes stay, and with them focus, scroll, selection, open details, half-typed text
 const idOf = (node) => node?.getAttribute?.("id"); // a form's .id is its field of that name
 const kept = { DETAILS: "open", TIME: "title" };
 function morph(old, fresh) {
@@ -99,10 +99,10 @@ async function ask() {
     });
     if (answer.status === 200 || answer.status === 404) {
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-      if (!$("[data-region]", page)) throw new Error("another page");
-      // What waits for an open question is asked for again
+      if (!$("[data-region]", page)) throw page;
+      // what waits for an open question is asked for again
       root.dataset.etag = swap(page) && answer.headers.get("etag") || "";
-    } else if (answer.status !== 304) throw new Error(answer.status);
+    } else if (answer.status !== 304) throw answer;
     failures = 0; seen = Date.now();
     $("#away").replaceChildren();
     $("#clock time").dateTime = new Date(now()).toISOString();
@@ -115,7 +115,7 @@ async function ask() {
 function away() {
   const bar = $("#away");
   if (!bar.firstChild) {
-    bar.innerHTML = '<div class="notice is-bad" role="alert"><svg class="i" aria-hidden="true"><use href="#i-warn"/></svg><p><b></b> <span></span></p><button class="btn" type="button">Try now</button></div>';
+    bar.innerHTML = '<div class="notice is-bad"><svg class="i" aria-hidden="true"><use href="#i-warn"/></svg><p><b role="alert"></b> <span></span></p><button class="btn" type="button">Try now</button></div>';
     $("button", bar).onclick = ask;
     $("b", bar).textContent = `No answer from the server since ${clock(seen + skew)}.`;
   }
@@ -133,25 +133,26 @@ function count() {
 
 addEventListener("DOMContentLoaded", () => {
   skew = Date.parse(root.dataset.now) - Date.now();
-  const interval = store("every");
-  if (interval !== null && $(`#every option[value="${CSS.escape(interval)}"]`)) $("#every").value = interval;
-  $("#every").onchange = (event) => { store("every", event.target.value); later(every()); };
+  const interval = store("asgi_jobs.every");
+  if (interval && all("#every option").some((choice) => choice.value === interval)) $("#every").value = interval;
+  $("#every").onchange = (event) => { store("asgi_jobs.every", event.target.value); later(every()); };
   $("#theme").value = root.dataset.theme || "system";
-  $("#theme").onchange = (event) => { store("theme", event.target.value); theme(event.target.value); };
+  $("#theme").onchange = (event) => { store("asgi_jobs.theme", event.target.value); theme(event.target.value); };
   const here = new URL(location.href);
   if (here.searchParams.has("did")) {
     for (const name of ["did", "n", "skipped"]) here.searchParams.delete(name);
     history.replaceState(null, "", here);
     root.dataset.etag = "";
   }
-  document.addEventListener("visibilitychange", () => document.hidden ? clearTimeout(timer) : every() && ask());
-  document.addEventListener("change", (event) => {
+  const on = (name, act) => document.addEventListener(name, act);
+  on("visibilitychange", () => document.hidden ? clearTimeout(timer) : every() && ask());
+  on("change", (event) => {
     if (event.target.matches(".pick .all")) for (const box of all('.pick [name="id"]')) box.checked = event.target.checked;
     count();
   });
   const close = (but) => all("details.confirm[open]").forEach((item) => { if (item !== but) item.open = false; });
-  document.addEventListener("click", (event) => close(event.target.closest("details.confirm")));
-  document.addEventListener("keydown", (event) => {
+  on("click", (event) => close(event.target.closest("details.confirm")));
+  on("keydown", (event) => {
     if (event.key === "Escape") {
       const open = $("details.confirm[open]");
       if (open) { close(); $("summary", open).focus(); }
