@@ -1,7 +1,7 @@
 """Background jobs for ASGI applications, in the same process, with nothing else to install or run."""
 
-from asgi_jobs.app import Health, Jobs, TaskInfo
-from asgi_jobs.engine.executor import current_job
+from asgi_jobs.app import Jobs
+from asgi_jobs.engine.current import current_job
 from asgi_jobs.errors import (
     AmbiguousArgument,
     ArgumentsGone,
@@ -26,6 +26,7 @@ from asgi_jobs.errors import (
     TaskNotFound,
 )
 from asgi_jobs.events import Event
+from asgi_jobs.info import Health, TaskInfo
 from asgi_jobs.job import Job, JobError, JobState
 from asgi_jobs.middleware import JobsMiddleware
 from asgi_jobs.stores.base import QueueInfo

@@ -10,10 +10,9 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import Any, NamedTuple, ParamSpec, Self, TypeVar, overload
+from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from dishka import AsyncContainer
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -23,8 +22,8 @@ from asgi_jobs.clock import Clock
 from asgi_jobs.dashboard.access import Access
 from asgi_jobs.dashboard.routes import build
 from asgi_jobs.engine.dispatcher import resolve
+from asgi_jobs.engine.ending import Stop
 from asgi_jobs.engine.engine import Engine
-from asgi_jobs.engine.executor import Stop
 from asgi_jobs.engine.scope import Scopes
 from asgi_jobs.engine.watchdog import Blocked
 from asgi_jobs.errors import (
@@ -42,66 +41,20 @@ from asgi_jobs.errors import (
 )
 from asgi_jobs.events import Listener
 from asgi_jobs.frames import Frame
+from asgi_jobs.info import Health, Place, TaskInfo
 from asgi_jobs.job import UNSET, Job, JobState, Record, view_of
+from asgi_jobs.policy import policy_of
 from asgi_jobs.queues import describe
-from asgi_jobs.schedule import Cron, Every
-from asgi_jobs.settings import Authorize, Settings, check_queue, to_path
+from asgi_jobs.settings import Authorize, Settings, check_queue, check_text, to_origins, to_path
 from asgi_jobs.stores.base import Query, QueueInfo, Store
 from asgi_jobs.stores.memory import MemoryStore
-from asgi_jobs.task import Policy, Retry, Task, Using, With, check_timedelta, to_retry
+from asgi_jobs.task import Policy, Retry, Task, Using, With, check_timedelta
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 BULK_LIMIT = 1_000
 logger = logging.getLogger("asgi_jobs")
-
-
-class Place(NamedTuple):
-    """Where a queued job stands: 1 is the next; behind whom."""
-
-    position: int
-    behind: Job | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskInfo:
-    """A declared task, and how its schedule stands.
-
-    Attributes:
-        task: its key.
-        description: the first line of its docstring.
-        queue: where its jobs go.
-        schedule: in words; None when it has none.
-        next_run, last_run: of its schedule.
-        last_job: the last scheduled run, while its record is kept.
-        skipped: ticks left out because the run before had not ended.
-        needs_arguments: only code can enqueue it.
-        retries, timeout: its policy.
-    """
-
-    task: str
-    description: str
-    queue: str | None
-    schedule: str | None
-    next_run: datetime | None
-    last_run: datetime | None
-    last_job: Job | None
-    skipped: int
-    needs_arguments: bool
-    retries: int
-    timeout: timedelta | None
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    """Whether the engine can do its work, for the application's own probe.
-
-    A blocked queue is a reason that leaves `ok` True: a probe that restarts the process would lose jobs in memory.
-    """
-
-    ok: bool
-    reasons: list[str]
 
 
 class Jobs:
@@ -176,16 +129,20 @@ class Jobs:
             shutdown_timeout=shutdown_timeout,
             stuck_after=stuck_after,
             authorize=authorize,
-            origins=(origins,) if isinstance(origins, str) else tuple(origins),
+            origins=to_origins(origins),
             title=title,
             badge=badge,
             home_url=home_url,
             templates=to_path(templates),
+            direct_url=direct_url,
+            create_tables=create_tables,
         )
         if store is not None:
             raise InvalidOption("store: this version keeps jobs in memory only; leave it out")
         if concurrency == 0:
             raise InvalidOption("concurrency=0 leaves the jobs to workers, and a store in memory has none")
+        if clock is not None and not isinstance(clock, Clock):
+            raise InvalidOptionType(f"clock must be a Clock, as asgi_jobs.testing.FakeClock is, not {clock!r}")
         self._clock = clock or Clock()
         self._store: Store = MemoryStore(
             limits=self.settings.queues,
@@ -336,15 +293,12 @@ class Jobs:
         """
         if function is not None:
             return self._declare(function, {})
-        unknown = policy.keys() - _POLICY
-        if unknown:
-            raise InvalidOptionType(f"task() knows no {', '.join(sorted(unknown))}; it knows {', '.join(_POLICY)}")
         return lambda function: self._declare(function, policy)
 
     def _declare(self, function: Callable[..., Any], given: dict[str, Any]) -> Task[Any, Any]:
         if not callable(function) or isinstance(function, Task):
             raise InvalidOptionType(f"@jobs.task declares a function, not {function!r}{called_hint(function)}")
-        plan = self._planner.make(function, _policy(given), key=given.get("key"))
+        plan = self._planner.make(function, policy_of(given), key=given.get("key"))
         if plan.policy.schedule is not None and plan.needs_arguments:
             raise InvalidOption(
                 f"{plan.label}() has a schedule, and required arguments that nobody gives "
@@ -409,6 +363,7 @@ class Jobs:
         return view_of(await self._record(id), self)
 
     async def _record(self, id: str) -> Record:
+        check_text("id", id, "job.id is one")
         record = await resolve(self._store.get(id))
         if record is None:
             raise JobNotFound(f"no job has the id {id!r}; finished ones are kept for {self.settings.retention}")
@@ -439,7 +394,10 @@ class Jobs:
             raise InvalidOption(f"state must be one of {', '.join(JobState)}, not {state!r}") from None
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
             raise InvalidOption(f"limit must be a whole number of 1 or more, not {limit!r}")
-        query = Query(state=state, queue=queue, task=task, text=text, limit=limit, before=before)
+        for option, value in (("queue", queue), ("task", task), ("text", text), ("before", before)):
+            if value is not None:
+                check_text(option, value, "leave it out to find all")
+        query = Query(state=state, queue=queue, task=task, text=text, limit=min(limit, sys.maxsize), before=before)
         return [view_of(record, self) for record in await resolve(self._store.find(query))]
 
     async def counts(self) -> dict[JobState, int]:
@@ -496,6 +454,7 @@ class Jobs:
         Raises:
             JobNotFound: there is none of this id.
         """
+        check_text("reason", reason, "it is for people to read")
         return await self._on_loop(self._cancel(id, reason))
 
     async def _cancel(self, id: str, reason: str) -> Job:
@@ -713,47 +672,3 @@ class Jobs:
 
 
 _OPTIONS = ("queue", "name", "delay", "run_at", "timeout", "retries", "unique", "on_commit")
-_POLICY = (
-    "key",
-    "queue",
-    "retries",
-    "timeout",
-    "every",
-    "cron",
-    "timezone",
-    "start_after",
-    "atomic",
-    "keep_result",
-)
-
-
-def _policy(given: dict[str, Any]) -> Policy:
-    queue, timeout, key = given.get("queue"), given.get("timeout"), given.get("key")
-    if queue is not None:
-        check_queue(queue)
-    if timeout is not None:
-        check_timedelta("timeout", timeout)
-    if key is not None and (not isinstance(key, str) or not key):
-        raise InvalidOptionType(f"key must be a text, not {key!r}")
-    for option in ("atomic", "keep_result"):
-        if given.get(option):
-            raise InvalidOption(f"{option}=True needs a durable store; a store in memory has no transaction to share")
-    return Policy(
-        queue=queue,
-        retries=to_retry("retries", given.get("retries")),
-        timeout=timeout,
-        schedule=_schedule(given),
-    )
-
-
-def _schedule(given: dict[str, Any]) -> Every | Cron | None:
-    every, cron, start_after = given.get("every"), given.get("cron"), given.get("start_after")
-    if every is not None and cron is not None:
-        raise InvalidOption("give either every or cron, not both")
-    if start_after is not None and every is None:
-        raise InvalidOption("start_after goes with every=…")
-    if cron is not None:
-        return Cron(cron, given.get("timezone", "UTC"))
-    if "timezone" in given:
-        raise InvalidOption("timezone goes with cron=…")
-    return Every(every, start_after) if every is not None else None

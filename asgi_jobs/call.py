@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from types import CodeType, FunctionType, MethodType
+from types import CodeType, FunctionType, MethodType, NoneType
 from typing import TYPE_CHECKING, Annotated, Any, ForwardRef, Protocol, get_args, get_origin, get_type_hints
 
 from asgi_jobs.errors import AmbiguousArgument, InvalidCall, InvalidOption
@@ -68,12 +68,12 @@ class Plan:
         "positional",
         "required",
         "signature",
-        "source",
         "threaded",
+        "wraps_async",
     )
 
-    def __init__(self, source: Any, policy: Policy, *, key: str, label: str, threaded: bool) -> None:
-        self.source = source  # what `Task` shows: docstring, module
+    def __init__(self, function: Any, policy: Policy, *, key: str, label: str, threaded: bool) -> None:
+        self.wraps_async = inspect.iscoroutinefunction(inspect.unwrap(function))
         self.policy = policy
         self.key = key
         self.label = label
@@ -185,9 +185,8 @@ class Planner:
         if not isinstance(service, Hashable):
             raise InvalidCall(f"enqueue_with: nothing provides {service!r}; the first argument is a provided type")
         if not isinstance(target, str) and not callable(target):
-            raise InvalidCall(
-                f"enqueue_with: the target must be a function or the name of a method, not {target!r}{called_hint(target)}"
-            )
+            hint = called_hint(target)
+            raise InvalidCall(f"enqueue_with: the target must be a function or a method's name, not {target!r}{hint}")
         key = (service, target if isinstance(target, str) else _cache_key(target))
         plan = self.plans.get(key)
         if plan is None or plan.annotations:
@@ -269,7 +268,7 @@ class Planner:
             lambda_allowed
             or plan.label == "<lambda>"
             or plan.method is not None
-            or inspect.iscoroutinefunction(inspect.unwrap(plan.source))  # its wrapper is not, but gives the coroutine
+            or plan.wraps_async  # the wrapper is a plain function that gives the coroutine
         )
         for name, need in plan.injected.items():
             self._catalog.check(need, threaded=plan.threaded and not may_be_async, where=f"{name!r} of {plan.label}()")
@@ -318,7 +317,7 @@ def _cache_key_of_object(func: Any) -> Any:
         kept = owner is None or inspect.ismodule(owner)
         return func if kept else (owner if inspect.isclass(owner) else type(owner), func.__name__)
     wrapped = getattr(func, "__wrapped__", None)
-    return (type(func), _cache_key(wrapped) if callable(wrapped) else getattr(type(func), "__call__", None))
+    return (type(func), _cache_key(wrapped) if callable(wrapped) else _called(func))
 
 
 def called_hint(value: Any) -> str:
@@ -344,7 +343,7 @@ def _is_async(func: Any, inner: Any) -> bool:
 
 def _called(inner: Any) -> Any:
     """The function that runs: of an object its `__call__`."""
-    return inner if inspect.isroutine(inner) or inspect.isclass(inner) else getattr(type(inner), "__call__", None)
+    return inner if inspect.isroutine(inner) or inspect.isclass(inner) else getattr(type(inner), "__call__", None)  # noqa: B004
 
 
 def _signature(func: Any, inner: Any, label: str) -> tuple[inspect.Signature, dict[str, Any]]:
@@ -353,6 +352,7 @@ def _signature(func: Any, inner: Any, label: str) -> tuple[inspect.Signature, di
     except (ValueError, TypeError):  # some builtins tell nothing; they are called as they are
         anything = [inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL)]
         return inspect.Signature(anything), {}
+    signature = signature.replace(parameters=[_without_value(one) for one in signature.parameters.values()])
     annotated = inner if "__annotations__" in getattr(inner, "__dict__", ()) else _called(inner)
     annotations = {name: hint for name, hint in _annotations(annotated).items() if name != "return"}
     if not annotations or inspect.isclass(inner):
@@ -363,15 +363,30 @@ def _signature(func: Any, inner: Any, label: str) -> tuple[inspect.Signature, di
         return signature, _resolve_each(annotated, annotations, label)
 
 
+def _without_value(parameter: inspect.Parameter) -> inspect.Parameter:
+    """The parameter with its default as text: plans are remembered, and must keep no object alive."""
+    default = parameter.default
+    if default is parameter.empty or isinstance(default, (bool, int, float, str, bytes, NoneType)):
+        return parameter
+    return parameter.replace(default=_Shown("…"))
+
+
+class _Shown(str):
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
 def _annotations(func: Any) -> Mapping[str, Any]:
     try:
         return getattr(func, "__annotations__", None) or {}
     except NameError:  # Python 3.14 resolves them only now
-        if sys.version_info < (3, 14):
-            raise
-        import annotationlib
+        if sys.version_info >= (3, 14):
+            import annotationlib
 
-        return annotationlib.get_annotations(func, format=annotationlib.Format.STRING)
+            return annotationlib.get_annotations(func, format=annotationlib.Format.STRING)
+        raise
 
 
 def _resolve_each(func: Any, annotations: dict[str, Any], label: str) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class JobNotFound(JobsError, LookupError):
 
 
 class TaskNotFound(JobsError, LookupError):
-    """No declared task has this key."""
+    """No declared task has this key; the page may be older than the program. `jobs.tasks()` has them all."""
 
 
 class NeedsArguments(InvalidCall):

@@ -64,7 +64,7 @@ class Listeners:
         for listener in tuple(self._listeners):
             try:
                 listener(event)
-            except Exception:
+            except BaseException:  # also a cancel or SystemExit of its own: it runs in the middle of the engine
                 logger.exception("A listener failed on %r of %s", event.kind, label(event.job))
 
 

@@ -56,11 +56,9 @@ class Schedule(ABC):
         Args:
             last: The tick of the last run; None when there was none.
             now: The time that decides.
-            started: Since when the schedule is known. Without it and without `last` nothing is due.
+            started: Since when the schedule is known, by default since now; counts only without `last`.
         """
         now = _utc(now, "now")
-        if last is None and started is None:
-            return None
         due = self.next_tick(last, now if started is None else started)
         return None if due > now else self._last_until(now, due)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -40,6 +40,8 @@ class Settings:
     badge: str | None
     home_url: str | None
     templates: Path | None
+    direct_url: str | None = None
+    create_tables: bool = True
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -61,7 +63,7 @@ class Settings:
         if not isinstance(self.queues, Mapping):
             raise InvalidOptionType(f"queues must be a dict of queue name to limit, not {self.queues!r}")
         for name, limit in self.queues.items():
-            check_queue(name)
+            check_queue(name, "each name in queues")
             check_count(f"queues[{name!r}]", limit, 1)
 
     def _check_page(self) -> None:
@@ -69,14 +71,23 @@ class Settings:
             raise InvalidOptionType(
                 f'authorize must be a function of the request, "local" or None, not {self.authorize!r}'
             )
-        if not all(isinstance(one, str) and "://" in one for one in self.origins):
+        if not isinstance(self.origins, tuple) or not all(isinstance(o, str) and "://" in o for o in self.origins):
             raise InvalidOption(f"origins must be texts such as 'https://example.com', not {self.origins!r}")
-        for name in ("title", "badge", "home_url"):
+        for name in ("title", "badge", "home_url", "direct_url"):
             value = getattr(self, name)
             if not isinstance(value, str) and not (value is None and name != "title"):
                 raise InvalidOptionType(f"{name} must be a text, not {value!r}")
+        if not isinstance(self.create_tables, bool):
+            raise InvalidOptionType(f"create_tables must be True or False, not {self.create_tables!r}")
         if self.templates is not None and not self.templates.is_dir():
             raise InvalidOption(f"templates must be a directory, and {self.templates} is none")
+
+
+def to_origins(origins: Any) -> Any:
+    """One origin or several as a tuple; what is neither stays as it is, to be refused."""
+    if isinstance(origins, str):
+        return (origins,)
+    return tuple(origins) if isinstance(origins, Iterable) else origins
 
 
 def to_path(templates: str | os.PathLike[str] | None) -> Path | None:
@@ -97,14 +108,22 @@ def check_count(option: str, value: object, least: int) -> None:
         raise InvalidOption(f"{option} must be {least} or more, not {value}")
 
 
-def check_queue(name: object) -> None:
+def check_text(option: str, value: object, remedy: str) -> None:
+    """Refuse what is no text."""
+    if not isinstance(value, str):
+        raise InvalidOptionType(f"{option} must be a text, not {value!r}; {remedy}")
+
+
+def check_queue(name: object, option: str = "queue") -> None:
     """Refuse what is no queue name: 1 to 200 characters that can be stored, no NUL."""
     if not isinstance(name, str):
-        raise InvalidOptionType(f"queue must be a text or None, not {name!r}; str(…) makes one")
+        raise InvalidOptionType(f"{option} must be a text or None, not {name!r}; str(…) makes one")
     if not name or len(name) > QUEUE_NAME_LIMIT:
-        raise InvalidOption(f"queue must have 1 to {QUEUE_NAME_LIMIT} characters, not {len(name)}; hash a longer key")
+        raise InvalidOption(
+            f"{option} must have 1 to {QUEUE_NAME_LIMIT} characters, not {len(name)}; hash a longer key"
+        )
     if "\0" in name or not _encodable(name):
-        raise InvalidOption(f"queue {name!r} has a character that cannot be stored (NUL or half a surrogate pair)")
+        raise InvalidOption(f"{option} {name!r} has a character that cannot be stored (NUL or half a surrogate pair)")
 
 
 def clean_name(name: object) -> str:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from asgi_jobs.job import Job
     from asgi_jobs.schedule import Cron, Every
 
+LONGEST = timedelta(days=36_525)
+"""A century: what ends later may have no date that can be written."""
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -47,14 +49,14 @@ class Retry:
     def __post_init__(self) -> None:
         _check_count("times", self.times)
         for name in ("base", "cap"):
-            check_timedelta(f"Retry({name}=…)", getattr(self, name), zero=True)
+            check_timedelta(f"Retry({name}=…)", getattr(self, name), zero=True, longest=LONGEST)
         if not isinstance(self.factor, (int, float)) or not (1 <= self.factor < math.inf):
             raise InvalidOption(f"Retry(factor=…) must be a number of 1 or more, not {self.factor!r}")
         if not isinstance(self.jitter, (int, float)) or not 0 <= self.jitter <= 1:
             raise InvalidOption(f"Retry(jitter=…) must be a number from 0 to 1, not {self.jitter!r}")
-        on = self.on if isinstance(self.on, tuple) else (self.on,)
-        if not all(isinstance(one, type) and issubclass(one, BaseException) for one in on):
-            raise InvalidOptionType(f"Retry(on=…) must be exception classes, not {self.on!r}")
+        on = tuple(self.on) if isinstance(self.on, (tuple, list)) else (self.on,)
+        if not on or not all(isinstance(one, type) and issubclass(one, BaseException) for one in on):
+            raise InvalidOptionType(f"Retry(on=…) must be one or more exception classes, not {self.on!r}")
         object.__setattr__(self, "on", on)
 
     def pause(self, failures: int) -> float:
@@ -180,12 +182,14 @@ def to_retry(option: str, value: int | Retry | None) -> Retry | None:
     return Retry(value) if value else None
 
 
-def check_timedelta(option: str, value: object, *, zero: bool = False) -> None:
+def check_timedelta(option: str, value: object, *, zero: bool = False, longest: timedelta = timedelta.max) -> None:
     """Refuse what is no positive timedelta."""
     if not isinstance(value, timedelta):
         raise InvalidOptionType(f"{option} must be a timedelta, for example timedelta(seconds=30), not {value!r}")
     if value < timedelta(0) or (not zero and not value):
         raise InvalidOption(f"{option} must be {'zero or more' if zero else 'more than zero'}, not {value}")
+    if value > longest:
+        raise InvalidOption(f"{option} must be at most {longest.days} days, not {value}: there is no such date")
 
 
 def _check_count(option: str, value: object) -> None:

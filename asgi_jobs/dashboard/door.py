@@ -42,7 +42,7 @@ class Door:
         if scope["type"] != "http":
             await _decline(scope, receive, send)
             return
-        scope = {**scope, "root_path": scope.get("root_path", "").rstrip("/")}
+        scope = placed(scope)
         request = Request(scope)
         links = Links.below(scope)
         rights = await self.access.rights(request, links.base)
@@ -89,10 +89,25 @@ class Door:
         return response
 
 
+def placed(scope: Scope) -> Scope:
+    """The scope with a path that begins with its root_path, as the ASGI specification has it.
+
+    Behind a proxy that strips its prefix, below a mount, only the mount's part of root_path is in the path.
+    """
+    root, path = str(scope.get("root_path", "")).rstrip("/"), str(scope["path"])
+    starts = [at for at, letter in enumerate(root) if letter == "/"]
+    missing = next((root[:at] for at in starts if _below(path, root[at:])), "")
+    return {**scope, "root_path": root, "path": missing + path}
+
+
+def _below(path: str, base: str) -> bool:
+    return path == base or path.startswith(f"{base}/")
+
+
 def inner_path(scope: Scope) -> str:
     """The path below the mount; "" for the mount's own address without a slash."""
     path, root = str(scope["path"]), str(scope.get("root_path", ""))
-    return path[len(root) :] if root and (path == root or path.startswith(f"{root}/")) else path
+    return path[len(root) :] if root and _below(path, root) else path
 
 
 async def _decline(scope: Scope, receive: Receive, send: Send) -> None:

@@ -69,6 +69,7 @@ class Frame:
     retention: str
     store: str
     durable: bool
+    started: Moment | None
     alarm: bool
     lists: bool
     refreshes: bool
@@ -98,6 +99,7 @@ def frame(
         retention=kept,
         store="Jobs are kept in the database" if jobs.durable else "Memory store: jobs are lost when this process ends",
         durable=jobs.durable,
+        started=words.since(jobs.started_at, now) if jobs.started_at and jobs.status == "running" else None,
         alarm=bool(pulse.harms),
         lists=lists,
         refreshes=lists and not opened,

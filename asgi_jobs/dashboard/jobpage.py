@@ -25,7 +25,7 @@ class JobPage(Page):
     async def stamp(self) -> object:
         self.job = await self.ask.jobs.get(self.id)
         stack = self.job.stack() if self.job.state is JobState.RUNNING else None
-        return [(frame.file, frame.line) for frame in stack or ()]
+        return self.job.waiting_for_session, [(frame.file, frame.line) for frame in stack or ()]
 
     async def load(self) -> None:
         ask, job = self.ask, self.job

@@ -159,6 +159,9 @@ def _notice(job: Job, around: Around, links: Links, now: datetime) -> Note | Non
             "; async code may have swallowed the cancellation.",
         )
         return Note((asked, *how, *held), "warn", "cancelling")
+    if job.waiting_for_session:
+        said = "All sessions that jobs may have are open; its time limit has not begun."
+        return Note((Strong("It waits for a session."), f" {said} See ", Code("max_sessions"), "."), "info", "info")
     if around.blocks is None or queue is None:
         return None
     waiting = words.amount(around.blocks.queued, "job")

@@ -48,12 +48,11 @@ def _engine(jobs: Jobs, pulse: Pulse) -> Note | None:
 def _processes(jobs: Jobs) -> Note | None:
     if jobs.durable or jobs.processes < 2:
         return None
+    shared = f" The memory store is not shared: this page shows process {os.getpid()} only, and a queue runs once per"
     parts: Parts = (
         Strong(f"{jobs.processes} server processes, each with jobs of its own."),
-        f" The memory store is not shared: this page shows process {os.getpid()} only,",
-        " and a queue runs once per process. Start one process, or give ",
-        Code('store="sqlite+aiosqlite:///jobs.db"'),
-        ".",
+        shared,
+        " process. Run one process.",
     )
     return Note(parts, "warn", "warn")
 

@@ -57,7 +57,6 @@ class Overview(Page):
             "more": max(len(harms) - attention.ROWS, 0),
             "calm": _calm(ask),
             "empty": not self.latest and not harms,
-            "running": ask.jobs.status == "running",
             "queues": self.shown,
             "queues_more": queues_said(self.queues),
             "rows": self.rows,

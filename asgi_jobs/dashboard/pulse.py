@@ -113,7 +113,8 @@ def not_stopping(job: Job, now: datetime) -> bool:
 
 
 async def _newest(jobs: Jobs, counts: dict[JobState, int], state: JobState) -> list[Job]:
-    return await jobs.find(state=state, limit=LOOKED_AT) if counts.get(state) else []
+    number = counts.get(state, 0)  # not more than there are: a store need not look further for them
+    return await jobs.find(state=state, limit=min(number, LOOKED_AT)) if number else []
 
 
 async def _blocked(jobs: Jobs, queues: list[QueueInfo]) -> list[Harm]:

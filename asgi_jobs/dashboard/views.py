@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, TypeAlias
 
+from markupsafe import escape
+
 from asgi_jobs.dashboard import words
 from asgi_jobs.dashboard.links import Links
 from asgi_jobs.dashboard.masking import shown, visible
@@ -15,8 +17,8 @@ from asgi_jobs.dashboard.words import Moment
 from asgi_jobs.job import Job, JobError, JobState
 
 if TYPE_CHECKING:
-    from asgi_jobs.app import Place
     from asgi_jobs.frames import Frame
+    from asgi_jobs.info import Place
     from asgi_jobs.stores.base import QueueInfo
 
 
@@ -28,13 +30,18 @@ class Link:
     href: str
     css: str = "q"
 
+    def __html__(self) -> str:
+        return f'<a class="{self.css}" href="{escape(self.href)}"><bdi>{escape(self.text)}</bdi></a>'
+
 
 @dataclass(frozen=True, slots=True)
 class Code:
     """Words of a program."""
 
     code: str
-    title: str = ""
+
+    def __html__(self) -> str:
+        return f"<code>{escape(self.code)}</code>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,9 @@ class Strong:
     """Words that count."""
 
     strong: str
+
+    def __html__(self) -> str:
+        return f"<b>{escape(self.strong)}</b>"
 
 
 Part: TypeAlias = str | Moment | Link | Code | Strong
@@ -215,7 +225,7 @@ def _running_note(job: Job, now: datetime, blocks: QueueInfo | None) -> Note | N
     if blocks is not None:
         at = f"; waiting at {shown(blocks.waiting_at)}" if blocks.waiting_at else ""
         return Note((f"Blocks {words.amount(blocks.queued, 'job')}{at}",), "warn")
-    said = progress_words(job)
+    said = "Waits for a session" if job.waiting_for_session else progress_words(job)
     return Note((said,)) if said else None
 
 

@@ -14,7 +14,7 @@ from asgi_jobs.dashboard.views import Link, Look, Note, Part, Parts, Strong
 from asgi_jobs.job import Job, JobState
 
 if TYPE_CHECKING:
-    from asgi_jobs.app import Place
+    from asgi_jobs.info import Place
     from asgi_jobs.stores.base import QueueInfo
 
 

@@ -23,6 +23,10 @@ class Moment:
     iso: str
     kind: str
 
+    def __html__(self) -> str:
+        """As a template shows it."""
+        return f'<time datetime="{self.iso}" data-t="{self.kind}">{self.text}</time>'
+
 
 def took(length: timedelta) -> str:
     """How long something took, with the precision that its size deserves.

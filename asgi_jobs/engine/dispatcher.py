@@ -9,8 +9,8 @@ from contextvars import Context
 from inspect import isawaitable
 from typing import TYPE_CHECKING, TypeVar
 
-from asgi_jobs.engine.executor import Run
-from asgi_jobs.stores.base import Answer, Claimed
+from asgi_jobs.engine.run import Run
+from asgi_jobs.stores.base import Answer, Claimed, Verdict
 
 if TYPE_CHECKING:
     from asgi_jobs.engine.executor import Executor
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PAUSE_AFTER_ERROR = 1.0
+HELD = Verdict.HELD
 logger = logging.getLogger("asgi_jobs")
 
 
@@ -52,6 +53,7 @@ class Dispatcher:
         self._outcomes: list[Run] = []
         self.planned = False
         self._again = False
+        self._held = False  # an outcome that is to be told before its job starts again
         self._exchange: asyncio.Task[None] | None = None
         self._own = Context()
 
@@ -66,6 +68,8 @@ class Dispatcher:
     def ended(self, run: Run) -> None:
         """An attempt has ended."""
         self._outcomes.append(run)
+        if run.verdict is HELD:
+            self._held = True
         if run.record.plan.threaded:
             self.free_threads += 1
         if not self._running:
@@ -80,7 +84,12 @@ class Dispatcher:
             self._again = True
             return
         outcomes, self._outcomes = self._outcomes, []
-        answer = self._store.exchange(outcomes, *self._room())
+        if self._held:  # claim in the next turn: one that is due again at once would be told of as it is then
+            self._held = False
+            self.wake()
+            answer = self._store.exchange(outcomes, 0, 0)
+        else:
+            answer = self._store.exchange(outcomes, *self._room())
         if isinstance(answer, Claimed):
             self._carry_out(outcomes, answer)
         else:
@@ -116,11 +125,12 @@ class Dispatcher:
                 if record.plan.threaded:
                     self.free_threads -= 1
                 start(record)
-            self._started(claimed.jobs)
-        if outcomes:
+        if outcomes:  # told before the starts: the end of a job comes before the start of its successor
             if claimed.refused:
                 outcomes = [run for run in outcomes if run not in claimed.refused]
             self._recorded(outcomes)
+        if claimed.jobs:
+            self._started(claimed.jobs)
         if claimed.more:
             self.wake()
 

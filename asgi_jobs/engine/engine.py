@@ -12,9 +12,11 @@ from threading import Lock, get_ident
 from typing import TYPE_CHECKING, Any
 
 from asgi_jobs.engine.dispatcher import Dispatcher, resolve
-from asgi_jobs.engine.executor import Executor, Run, Stop, current_run
+from asgi_jobs.engine.ending import Stop
+from asgi_jobs.engine.executor import Executor
 from asgi_jobs.engine.intake import Intake
 from asgi_jobs.engine.neighbours import Neighbours
+from asgi_jobs.engine.run import Run, current_run
 from asgi_jobs.engine.threads import Threads
 from asgi_jobs.engine.upkeep import Upkeep
 from asgi_jobs.engine.waits import Waiters, refuse_deadlock
@@ -91,6 +93,7 @@ class Engine:
         self.listeners = Listeners()
         self._joiners: list[asyncio.Future[None]] = []
         self._moved = asyncio.Event()  # something has changed, for a shutdown that waits; made anew with each loop
+        self._untold: list[Record] = []  # taken in from threads, and not told of yet
         self._door = Lock()  # a job from another thread is in before it closes, or refused
         self.executor = Executor(
             engine=facade,
@@ -210,24 +213,29 @@ class Engine:
                 raise error
             stored: Record = self.store.add((record,))[0]  # type: ignore[index]
             if stored is record:
-                self._taken_in((record,))
+                self._announce_from_thread((record,))
         return stored
 
-    def _taken_in(self, records: Sequence[Record]) -> None:
-        if get_ident() == self._thread_id:
-            self._announce(records)
-        else:
-            assert self.loop is not None
-            self.loop.call_soon_threadsafe(self._announce, records)
+    def _announce_from_thread(self, records: Sequence[Record]) -> None:
+        assert self.loop is not None
+        self._untold.extend(records)
+        self.loop.call_soon_threadsafe(self._announce, ())
 
     def _announce(self, records: Sequence[Record]) -> None:
+        """Jobs were taken in: have them started, and tell of them."""
+        records = [*self._take_untold(), *records]
         self.dispatcher.wake()
-        for record in records:
-            if record.details is not None and record.details.due is not None:
-                self.upkeep.expect()
+        if any(record.details is not None and record.details.due is not None for record in records):
+            self.upkeep.expect()
         if self.listeners.active:
             for record in records:
                 self._tell(ENQUEUED, record)
+
+    def _take_untold(self) -> list[Record]:
+        """Jobs from threads. The door waits for a thread that has stored its job and is about to say so."""
+        with self._door:
+            untold, self._untold = self._untold, []
+        return untold
 
     def _reserve(self) -> None:
         self.store.refuse_full(1)
@@ -240,8 +248,13 @@ class Engine:
             return
         for record in records:
             record.detail().stored = True
-        self.store.add(records, bounded=False)
-        self._taken_in(records)
+        if get_ident() == self._thread_id:
+            self.store.add(records, bounded=False)
+            self._announce(records)
+        else:
+            with self._door:
+                self.store.add(records, bounded=False)
+                self._announce_from_thread(records)
 
     def _drop(self, records: list[Record]) -> None:
         for record in records:
@@ -267,6 +280,8 @@ class Engine:
 
     def _started(self, records: Sequence[Record]) -> None:
         if self.listeners.active:
+            if self._untold:
+                self._announce(())
             for record in records:
                 self._tell(STARTED, record)
 
@@ -347,13 +362,15 @@ class Engine:
             await self._wait(record, timeout)
             return
         await refuse_deadlock(run, record, self.store)
+        if not run.waits:
+            self._lend(run)
         run.waits = [*(run.waits or ()), record]
-        take_back = self._lend(run)
         try:
             await self._wait(record, timeout)
         finally:
-            take_back()
             run.waits.remove(record)
+            if not run.waits:
+                self._take_back(run)
 
     async def _wait(self, record: Record, timeout: timedelta | None) -> None:
         seconds = timeout.total_seconds() if timeout is not None else None
@@ -363,18 +380,16 @@ class Engine:
         except TimeoutError:
             raise TimeoutError(f"job {record.name!r} had not ended after {timeout}; it goes on") from None
 
-    def _lend(self, run: Run) -> Callable[[], None]:
-        if run.waits and len(run.waits) > 1:  # lent already
-            return lambda: None
+    def _lend(self, run: Run) -> None:
         self.dispatcher.lent += 1
-        take_session_back = run.scope.lend() if run.scope is not None else lambda: None
+        if run.scope is not None:
+            run.scope.lend()
         self.dispatcher.wake()
 
-        def take_back() -> None:
-            self.dispatcher.lent -= 1
-            take_session_back()
-
-        return take_back
+    def _take_back(self, run: Run) -> None:
+        self.dispatcher.lent -= 1
+        if run.scope is not None:
+            run.scope.take_back()
 
     async def join(self) -> None:
         """Wait until nothing is queued, running or between two attempts."""
@@ -439,7 +454,7 @@ class Engine:
             return
         running = [label(run.job) for run in self.executor.running]
         logger.warning(
-            "Stopping: waiting up to %.0f s for %d jobs (%s)",
+            "Stopping: waiting up to %.0f s for %d job(s) (%s)",
             *(
                 until - self._clock.monotonic(),
                 await resolve(self.store.pending()),
@@ -461,6 +476,9 @@ class Engine:
         for run in runs:
             run.give_up()
         await self._wait_for(runs, 0)
+        for run in runs:
+            if run in self.executor.running:
+                _let_go(run)
         await self.dispatcher.settle()
 
     async def _wait_for(self, runs: list[Run], seconds: float) -> None:
@@ -501,6 +519,14 @@ class Engine:
             logger.warning("The providers' container did not close in time and was given up")
         elif closing.exception() is not None:
             logger.error("The providers' container could not be closed", exc_info=closing.exception())
+
+
+def _let_go(run: Run) -> None:
+    """`asyncio.run` waits for every task at its end: for one that swallows its cancel, for ever."""
+    task = run.driver if run.task is None or run.task.done() else run.task
+    if task is not None and run.thread is None:
+        asyncio._unregister_task(task)
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from asgi_jobs.engine.guard import Guard
 from asgi_jobs.errors import ArgumentsGone, InvalidCall, InvalidOption, InvalidOptionType, InvalidState
 from asgi_jobs.job import UNSET, Job, Record, view_of
 from asgi_jobs.settings import QUEUE_NAME_LIMIT, check_queue, clean_name
-from asgi_jobs.task import Task, With, check_timedelta, to_retry
+from asgi_jobs.task import LONGEST, Task, With, check_timedelta, to_retry
 
 if TYPE_CHECKING:
     from asgi_jobs.clock import Clock
@@ -190,15 +190,21 @@ class Intake:
             raise InvalidOption("give either delay or run_at, not both")
         details = record.detail()
         if delay is not None:
-            check_timedelta("delay", delay, zero=True)
+            check_timedelta("delay", delay, zero=True, longest=LONGEST)
             seconds = delay.total_seconds()
         elif run_at is not None:
             seconds = self._seconds_until(run_at)
-            details.run_at = run_at.astimezone(UTC)
+            details.run_at = self._in_utc(run_at)
         else:
             return
         if seconds > 0:
             details.due = record.enqueued + seconds
+
+    def _in_utc(self, run_at: datetime) -> datetime:
+        try:
+            return run_at.astimezone(UTC)
+        except OverflowError:
+            raise InvalidOption(f"run_at must be a date that UTC has too, not {run_at!r}") from None
 
     def _seconds_until(self, run_at: Any) -> float:
         if not isinstance(run_at, datetime):

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from dishka import AnyOf, AsyncContainer, Provider, Scope, make_async_container
 from dishka.entities.key import DependencyKey
 from dishka.exceptions import ExitError
+from dishka.provider import BaseProvider
 from sqlalchemy import SingletonThreadPool, StaticPool, TextClause, event
 from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
@@ -176,6 +177,13 @@ class Changes:
         )
 
 
+def _checked(providers: Any) -> tuple[BaseProvider, ...]:
+    found = tuple(providers) if isinstance(providers, Iterable) else (providers,)
+    if not isinstance(providers, Iterable) or not all(isinstance(provider, BaseProvider) for provider in found):
+        raise InvalidOptionType(f"providers must be a list of dishka providers, [Provider(…)], not {providers!r}")
+    return found
+
+
 def _writes(statement: Any) -> bool:
     return isinstance(statement, TextClause) and statement.text.lstrip().lower().startswith(_WRITING)
 
@@ -194,8 +202,12 @@ class Scopes:
         self.sessions = SessionFactory.of(session_factory) if session_factory is not None else None
         self.places = Limiter(max_sessions)
         self._max_sessions = max_sessions
-        self._providers = tuple(providers)
-        self._owned = bool(providers)
+        self._providers = _checked(providers)
+        self._owned = bool(self._providers)
+        if container is not None and not isinstance(container, AsyncContainer):
+            raise InvalidOptionType(
+                f"container must be dishka's AsyncContainer (make_async_container), not {container!r}"
+            )
         if providers and container is not None:
             raise InvalidOption("give either providers or container: a container has its own providers")
         self.container = self._make_container() if providers else container
@@ -427,13 +439,15 @@ class AttemptScope:
             return function(*args)
         return await self._thread.call(self._context, function, *args)
 
-    def lend(self) -> Callable[[], None]:
-        """Let another job have this one's session place while it waits; gives what takes it back."""
-        if not self._has_place:
-            return lambda: None
-        places = self._scopes.places
-        places.release()
-        return places.take_back
+    def lend(self) -> None:
+        """Let another job have this one's session place while it waits."""
+        if self._has_place:
+            self._scopes.places.release()
+
+    def take_back(self) -> None:
+        """Have it again, even if there is one too many for a moment."""
+        if self._has_place:
+            self._scopes.places.take_back()
 
     async def close(self, error: BaseException | None) -> BaseException | None:
         """Close everything, the session last, with the body's error; gives a new error of closing itself."""

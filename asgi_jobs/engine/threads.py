@@ -55,9 +55,11 @@ class Threads:
     def __init__(self) -> None:
         self._idle: list[WorkerThread] = []
         self._made = 0
+        self._closed = False
 
     def lend(self) -> WorkerThread:
         """A thread for one attempt. How many may be out is the dispatcher's business."""
+        self._closed = False
         if self._idle:
             return self._idle.pop()
         self._made += 1
@@ -67,13 +69,14 @@ class Threads:
 
     def take_back(self, thread: WorkerThread) -> None:
         """The attempt is over. A thread that still works at a scope that was given up is not lent again."""
-        if thread.busy:
+        if thread.busy or self._closed:
             thread.end()
         else:
             self._idle.append(thread)
 
     def close(self) -> None:
         """End the idle threads. One that is stuck in a job's code is a daemon, and ends with the process."""
+        self._closed = True
         idle, self._idle = self._idle, []
         for thread in idle:
             thread.end()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from asgi_jobs.engine.dispatcher import resolve
 from asgi_jobs.errors import DeadlockError, NotStored
 
 if TYPE_CHECKING:
-    from asgi_jobs.engine.executor import Run
+    from asgi_jobs.engine.run import Run
     from asgi_jobs.job import Record
     from asgi_jobs.stores.base import Store
 
@@ -55,7 +55,7 @@ async def refuse_deadlock(run: Run, target: Record, store: Store) -> None:
         target: what it would wait for.
         store: knows who holds the slots of a queue.
     """
-    if await _depends(target, run.record, store, frozenset()):
+    if await _cannot_end(target, run.record, store):
         why = "itself" if target is run.record else f"job {target.name!r} ({target.id})"
         raise DeadlockError(
             f"job {run.record.name!r} would wait for {why}, which cannot end before it does; "
@@ -63,26 +63,41 @@ async def refuse_deadlock(run: Run, target: Record, store: Store) -> None:
         )
 
 
-async def _depends(job: Record, on: Record, store: Store, seen: frozenset[int]) -> bool:
-    """Whether the job can end only after another one has: it waits for it, or for a slot that it holds."""
-    if job is on:
-        return True
-    if job.number in seen:
-        return False
-    seen |= {job.number}
+class Need(NamedTuple):
+    """What one job needs before it can end."""
+
+    jobs: Sequence[Record] = ()
+    any_of: bool = False  # the end of one is enough: each would free a slot
+
+    def unmet(self, stuck: set[str]) -> bool:
+        """Whether it cannot be had, because these jobs cannot end."""
+        jobs = [job.id in stuck for job in self.jobs]
+        return (all(jobs) and bool(jobs)) if self.any_of else any(jobs)
+
+
+async def _cannot_end(target: Record, on: Record, store: Store) -> bool:
+    """Whether the target can end only after another job has.
+
+    All that it needs, and they need, is taken to be stuck; then whatever can go on is taken out again, until
+    nothing changes. Those that are left need each other in a circle.
+    """
+    needs: dict[str, Need] = {on.id: Need()}
+    unseen = [target]
+    while unseen:
+        job = unseen.pop()
+        if job.id not in needs:
+            needs[job.id] = await _need(job, store)
+            unseen += needs[job.id].jobs
+    stuck, free = set(needs), {""}
+    while free:
+        free = {id for id in stuck if id != on.id and not needs[id].unmet(stuck)}
+        stuck -= free
+    return target.id in stuck
+
+
+async def _need(job: Record, store: Store) -> Need:
     if job.run is not None:
-        return await _any_depends(job.run.waits or (), on, store, seen)
+        return Need(job.run.waits or ())
     if job.queue is None or job.held:
-        return False
-    holders = await resolve(store.holders(job))
-    for holder in holders:
-        if not await _depends(holder, on, store, seen):
-            return False
-    return bool(holders)
-
-
-async def _any_depends(jobs: Sequence[Record], on: Record, store: Store, seen: frozenset[int]) -> bool:
-    for job in jobs:
-        if await _depends(job, on, store, seen):
-            return True
-    return False
+        return Need()
+    return Need(await resolve(store.holders(job)), any_of=True)

@@ -242,7 +242,7 @@ class Store(Protocol):
         ...
 
     def holders(self, record: Record) -> Answer[Sequence[Record]]:
-        """Who has the slots that a queued job waits for; nobody when one is free or its queue is paused."""
+        """Who has the slots of the queue of a job that waits or is delayed; nobody when one of them is free."""
         ...
 
     def place(self, record: Record) -> Answer[Place | None]:

@@ -23,7 +23,7 @@ from asgi_jobs.stores.base import (
     Ticket,
     Verdict,
 )
-from asgi_jobs.stores.lanes import Lane
+from asgi_jobs.stores.lanes import STALE_BEFORE_SWEEP, Lane
 
 SCHEDULED, QUEUED, RUNNING = JobState.SCHEDULED, JobState.QUEUED, JobState.RUNNING
 SUCCEEDED, FAILED, CANCELLED = JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED
@@ -58,8 +58,9 @@ class MemoryStore:
         self._lanes: dict[str, Lane] = {}
         self._ready: deque[Record | Lane] = deque()  # in the order in which they became ready
         self._parked: deque[Record | Lane] = deque()  # were first in that line, but wait for a thread
-        self._stale = 0  # cancelled records in these two
+        self._stale = 0  # cancelled records and emptied lanes in these two
         self._delayed: list[tuple[float, int, Record]] = []
+        self._stale_delays = 0  # cancelled records in it
         self._unique: dict[str, Record] = {}
         self._tickets: dict[str, Ticket] = {}
         self._finished: deque[Record] = deque()
@@ -86,10 +87,10 @@ class MemoryStore:
         """See `Store.add`."""
         with self._lock:
             kept, tally = self._records, self._tally
-            if self._unique:
-                records = [self._same_key(record) or record for record in records]
+            if self._unique or len(records) > 1:
+                records = self._one_per_key(records)
             if bounded and tally[QUEUED] + tally[SCHEDULED] + len(records) > self._max_queued:
-                self.refuse_full(sum(record.number not in kept for record in records))
+                self.refuse_full(len({record.number for record in records}.difference(kept)))
             for record in records:
                 if record.details is not None and not self._has_place(record, record.details):
                     continue
@@ -128,9 +129,14 @@ class MemoryStore:
             return ticket._replace(job=None)
         return ticket
 
-    def _same_key(self, record: Record) -> Record | None:
-        details = record.details
-        return self._unique.get(details.unique) if details and details.unique is not None else None
+    def _one_per_key(self, records: Sequence[Record]) -> Sequence[Record]:
+        """In place of a record whose `unique` key is taken, the unfinished job that has it."""
+        taken: dict[str, Record] = {}
+        given = []
+        for record in records:
+            key = record.details.unique if record.details is not None else None
+            given.append(record if key is None else self._unique.get(key) or taken.setdefault(key, record))
+        return given
 
     def _has_place(self, record: Record, details: Details) -> bool:
         """Whether the record is new, and stands in line at once; else it is looked after here."""
@@ -184,7 +190,8 @@ class MemoryStore:
             while delayed:
                 due, _, record = delayed[0]
                 if record.state is not SCHEDULED or record.details.due != due:  # type: ignore[union-attr]
-                    heappop(delayed)  # cancelled meanwhile, or delayed anew
+                    heappop(delayed)  # cancelled meanwhile
+                    self._stale_delays -= 1
                 elif due > now:
                     return due
                 else:
@@ -214,6 +221,7 @@ class MemoryStore:
                 record.detail().due = due_of(record)
             self._delayed = [(record.detail().due, record.number, record) for record in live]  # type: ignore[misc]
             heapify(self._delayed)
+            self._stale_delays = 0
 
     # The exchange
 
@@ -329,6 +337,7 @@ class MemoryStore:
         if type(item) is Lane:
             if item.head is not None and item.paused is None:
                 return item.head
+            self._stale -= item.head is None
             item.ready = False
             self._offer(item)
             return None
@@ -424,7 +433,7 @@ class MemoryStore:
                 dropped += 1
             if not self._finished:
                 self.trimmed = False
-            if dropped and dropped < limit:
+            if dropped < limit:
                 self._shrink()
             self.revision += bool(dropped)
             return dropped
@@ -435,6 +444,7 @@ class MemoryStore:
             self._records = dict(self._records)
             self._lanes = dict(self._lanes)
             self._unique = dict(self._unique)
+            self._last_failed = dict(self._last_failed)
             self._most = len(self._records)
 
     # Acting on jobs and queues
@@ -467,21 +477,41 @@ class MemoryStore:
         self._finish(record, CANCELLED, now)
         if held and lane is not None:
             lane.release(record)
-        if was is QUEUED:
-            if lane is None or held:
-                self._leave_ready()
-            else:
-                lane.leave(record)
+        if was is SCHEDULED:
+            self._leave_delayed()
+        elif lane is None or held:
+            self._leave_ready()
+        else:
+            self._leave_lane(lane, record)
         if lane is not None:
             self._offer(lane)
 
+    def _leave_lane(self, lane: Lane, record: Record) -> None:
+        was_head = record is lane.head
+        lane.leave(record)
+        if not was_head or not lane.ready:
+            return
+        if lane.head is None:
+            self._leave_ready()
+        elif record.plan.threaded and not lane.head.plan.threaded and lane in self._parked:
+            self._parked.remove(lane)  # it need not wait for a thread any more
+            self._ready.append(lane)
+
     def _leave_ready(self) -> None:
+        """One that stood in the line of what is ready has left: swept out when they are many."""
         self._stale += 1
-        if self._stale > 64 and self._stale * 2 > len(self._ready) + len(self._parked):
-            for name in ("_ready", "_parked"):
-                line = getattr(self, name)
-                setattr(self, name, deque(i for i in line if type(i) is Lane or i.state is QUEUED))
+        if self._stale > STALE_BEFORE_SWEEP and self._stale * 2 > len(self._ready) + len(self._parked):
+            self._ready = deque(item for item in self._ready if _may_be_ready(item))
+            self._parked = deque(item for item in self._parked if _may_be_ready(item))
             self._stale = 0
+
+    def _leave_delayed(self) -> None:
+        """The same for one that was delayed."""
+        self._stale_delays += 1
+        if self._stale_delays > STALE_BEFORE_SWEEP and self._stale_delays * 2 > len(self._delayed):
+            self._delayed = [entry for entry in self._delayed if entry[2].state is SCHEDULED]
+            heapify(self._delayed)
+            self._stale_delays = 0
 
     def pause(self, queue: str) -> None:
         """See `Store.pause`."""
@@ -575,8 +605,8 @@ class MemoryStore:
 
     def holders(self, record: Record) -> Sequence[Record]:
         """See `Store.holders`."""
-        lane = record.lane
-        if lane is None or lane.paused is not None or len(lane.holders) < lane.limit:
+        lane = self._lanes.get(record.queue) if record.queue is not None else None
+        if lane is None or len(lane.holders) < lane.limit:
             return ()
         return tuple(lane.holders)
 
@@ -607,6 +637,13 @@ class MemoryStore:
 
 
 PREFIX_WIDTH = 10
+
+
+def _may_be_ready(item: Record | Lane) -> bool:
+    if isinstance(item, Lane):
+        item.ready = item.head is not None
+        return item.ready
+    return item.state is QUEUED
 
 
 def _matches(record: Record, query: Query) -> bool:

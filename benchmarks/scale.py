@@ -1,0 +1,49 @@
+"""How much is measured: enough for a figure, or just enough to see that it runs."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Counts of one run.
+
+    Attributes:
+        burst: jobs enqueued before their end is waited for.
+        bursts: how often that is done in one throughput sample.
+        rounds: samples of each contender.
+        depths: waiting jobs (and queue names) behind which ``enqueue`` is timed.
+        enqueues: calls timed at each depth.
+        wakes: jobs sent one by one to an idle engine.
+        records: jobs whose memory is counted.
+        retention: seconds that their records are kept: longer than it takes to run them all.
+        requests: requests to the host application in one phase.
+        listed: finished records behind the overview page.
+        polls: times that the page is asked for.
+    """
+
+    burst: int = 1_000
+    bursts: int = 20
+    rounds: int = 9
+    depths: tuple[int, ...] = (1, 100_000, 1_000_000)
+    enqueues: int = 20_000
+    wakes: int = 2_000
+    records: int = 100_000
+    retention: float = 12.0
+    requests: int = 2_000
+    listed: int = 1_000_000
+    polls: int = 100
+
+
+QUICK = Scale(
+    burst=50,
+    bursts=4,
+    rounds=2,
+    depths=(1, 1_000),
+    enqueues=100,
+    wakes=20,
+    records=1_000,
+    retention=1.0,
+    requests=50,
+    listed=1_000,
+    polls=5,
+)
