@@ -611,11 +611,16 @@ class Jobs:
             raise
         self.started_at = self.now()
 
-    async def begin(self) -> None:
-        """Start jobs. The middleware calls this after the application's start-up."""
+    async def begin(self, *, announce: bool = True) -> None:
+        """Start jobs. The middleware calls this after the application's start-up.
+
+        Args:
+            announce: say in the log how the page is opened.
+        """
         if self.status == "starting":
             await self._engine.begin()
-            self.access.announce(logger)
+            if announce:
+                self.access.announce(logger)
 
     async def stop(self, *, drain: bool = True) -> None:
         """Drain and stop, within `shutdown_timeout`; with several starts, at the last stop.
@@ -638,7 +643,7 @@ class Jobs:
 
     async def __aenter__(self) -> Self:
         await self.open()
-        await self.begin()
+        await self.begin(announce=False)  # scripts and tests have no page
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -647,8 +652,12 @@ class Jobs:
     @asynccontextmanager
     async def lifespan(self, _app: Any = None) -> AsyncIterator[None]:
         """A lifespan for an application that composes its own: `Starlette(lifespan=jobs.lifespan)`."""
-        async with self:
+        await self.open()
+        await self.begin()
+        try:
             yield
+        finally:
+            await self.stop()
 
     async def _on_loop(self, verb: Coroutine[Any, Any, T]) -> T:
         """Carry a verb out on the engine's loop, whichever loop it was awaited on."""

@@ -207,7 +207,7 @@ def frames_of_task(task: asyncio.Task[Any]) -> list[Frame]:
     places: list[Place | Frame] = []
     seen: set[int] = set()
     following: asyncio.Task[Any] | None = task
-    while following is not None and id(following) not in seen and not following.done():
+    while following is not None and id(following) not in seen:
         seen.add(id(following))
         frames = _awaited(following.get_coro())
         places += [_place_of(frame) for frame in frames]

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
-from weakref import ref
 
 if TYPE_CHECKING:
     from asgi_jobs.call import Plan
@@ -178,7 +177,7 @@ class Record:
     details: Details | None
     lane: Any  # the memory store's: the queue it stands in
     run: Any  # the attempt under way in this process
-    view: ref[Job] | None  # the `Job` that users hold, while they do
+    view: Job | None  # the one `Job` of an unfinished record; the end lets go of it, so no value stays here
 
     def __init__(
         self,
@@ -489,6 +488,12 @@ class Job:
         details = self._record.details
         return _date(self._record, details.cancel_requested) if details else None
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Job) and other._record is self._record
+
+    def __hash__(self) -> int:
+        return hash(self._record)
+
     def __repr__(self) -> str:
         record = self._record
         if not self.stored:
@@ -502,12 +507,12 @@ def _date(record: Record, monotonic: float | None) -> datetime | None:
 
 
 def view_of(record: Record, engine: Engine) -> Job:
-    """The live view of a record, or a new one."""
-    known = record.view
-    job = known() if known is not None else None
+    """The view of a record: one and the same while it is unfinished, then a new one each time."""
+    job = record.view
     if job is None:
         job = Job(record, engine)
-        record.view = ref(job)
+        if record.finished is None:
+            record.view = job
     return job
 
 

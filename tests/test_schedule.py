@@ -146,9 +146,7 @@ def test_half_an_hour_of_daylight_saving_works_alike() -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(
-    text=st.sampled_from(
-        ["30 2 * * *", "0 0 * * *", "*/20 * * * *", "*/5 2 * * *", "0 0 29 2 *", "9 1 L * *"]
-    ),
+    text=st.sampled_from(["30 2 * * *", "0 0 * * *", "*/20 * * * *", "*/5 2 * * *", "0 0 29 2 *", "9 1 L * *"]),
     zone=st.sampled_from(ZONES),
     after=st.datetimes(FROM_2001, TO_2035, timezones=st.just(UTC)),
 )

@@ -15,6 +15,7 @@ from asgi_jobs.dashboard.views import LOOKS, Action, Code, Link, Look, Part, Par
 from asgi_jobs.job import Job, JobState
 
 ROWS = 6
+MOST_IDS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,10 @@ def _failed(harm: Harm, links: Links, now: datetime) -> Attention:
         what=(Link(what, href),),
         why=(said,),
         long=words.ago(harm.since, now),
-        action=retry_action(harm.jobs, links, "overview", shown(words.short_task(task))),
+        # Of more the list that it leads to has the button: a page full of ids is no overview.
+        action=retry_action(harm.jobs, links, "overview", shown(words.short_task(task)))
+        if number <= MOST_IDS
+        else None,
         say=f"{shown(words.short_task(task))} failed",
     )
 

@@ -236,7 +236,7 @@ def _still(job: Job) -> Parts:
 
 def standing(place: Place, links: Links) -> Parts:
     """Where a job stands in its queue: "3rd, behind X"."""
-    position = "Next" if place.position == 1 else words.ordinal(place.position)
+    position = "Next in line" if place.position == 1 else words.ordinal(place.position)
     if place.behind is None:
         return (position,)
     return (f"{position}, behind ", job_link(place.behind, links))

@@ -58,6 +58,13 @@ def decide(
     return Ending(Verdict.FAILED, failure) if delay is None else Ending(Verdict.HELD, failure, delay)
 
 
+def unsaid(stop: Stop | None, *, heard: bool, timeout: timedelta | None) -> BaseException | None:
+    """The error of an attempt whose body returned as if nothing had been, though it is no success."""
+    if stop is Stop.TIMEOUT:
+        return TimeoutError(f"timed out after {timeout}")
+    return asyncio.CancelledError() if heard and stop is not None else None
+
+
 def let_go(error: BaseException) -> None:
     """Free what the frames of an interrupted body hold.
 

@@ -289,6 +289,10 @@ class Engine:
         noisy, waiters = self.listeners.active, self.waiters.futures
         for run in runs:
             record = run.record
+            job = record.view
+            if job is not None and record.finished is not None:
+                job._value = run.value  # goes with the last who holds the job; the record lets go of it
+                record.view = None
             if noisy or run.verdict is not SUCCESS or record.details is not None:
                 self._conclude(run)
             if waiters and record.finished is not None:
@@ -344,7 +348,7 @@ class Engine:
         if processes > self.processes:
             logger.warning(
                 "%d server processes run this application, each with jobs of its own in memory: order and limits hold "
-                "within one process only, and each page shows one process. Run one process, or give Jobs(store=…)",
+                "within one process only, and each page shows one process. Run one process only",
                 processes,
             )
         self.processes = processes
@@ -502,11 +506,11 @@ class Engine:
 
     async def _close(self, lost: Sequence[Record], until: float) -> None:
         self.told_cancelled(lost)
-        await self.upkeep.stop()
         if self.watchdog is not None:
             self.watchdog.stop()
         self.neighbours.leave()
         self.threads.close()
+        await self.upkeep.stop()
         await self._close_scopes(max(until - self._clock.monotonic(), LAST_MOMENT))
         await resolve(self.store.close())
 

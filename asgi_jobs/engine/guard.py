@@ -38,6 +38,14 @@ class Guard:
     def __init__(self) -> None:
         self._looks = _Looks()
 
+    def harmless(self, args: tuple[Any, ...]) -> bool:
+        """Whether the types of the arguments are known to hold nothing but values: the quick look."""
+        looks = self._looks
+        for value in args:
+            if looks[type(value)] is not None:
+                return False
+        return True
+
     def check(
         self,
         func: Any,

@@ -8,7 +8,6 @@ from itertools import count
 from secrets import choice
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
-from weakref import ref
 
 from asgi_jobs.call import Plan, Planner
 from asgi_jobs.clock import Epoch
@@ -93,7 +92,7 @@ class Intake:
             self._refuse_ambiguous(plan, args, queue, name, options)
         if kwargs or not plan.lowest <= len(args) <= plan.highest:
             plan.bind(args, kwargs)
-        if args or kwargs or plan.carries:
+        if kwargs or plan.carries or not self._guard.harmless(args):
             self._guard.check(func, args, kwargs, positional=plan.positional, service=service)
         if queue is UNSET:
             queue = plan.policy.queue
@@ -106,7 +105,7 @@ class Intake:
             next(self._numbers), self.epoch, plan, func, args, kwargs or None, queue, name, self._monotonic()
         )
         job = Job(record, self._engine)
-        record.view = ref(job)
+        record.view = job
         if options is not None:
             return self._with_options(record, options, job)
         self._accept(record)

@@ -20,7 +20,7 @@ from types import coroutine
 from typing import TYPE_CHECKING, Any
 
 from asgi_jobs.engine.current import CurrentJob, current
-from asgi_jobs.engine.ending import Stop, decide, let_go
+from asgi_jobs.engine.ending import Stop, decide, let_go, unsaid
 from asgi_jobs.engine.scope import AttemptScope
 from asgi_jobs.frames import Frame, format_error, frames_of_task, frames_of_thread
 from asgi_jobs.job import JobError, Record
@@ -125,10 +125,7 @@ class Run(CurrentJob):
                 self.failure = asyncio.CancelledError()
         except BaseException as error:  # as in `body`
             self.failure = error
-        if self.phase is Phase.OPENING and self.stop is not None and self.driver is not None:
-            self.driver.uncancel()  # it was heard: TaskGroup and timeout in the scope's exit ask for it
-        self.phase = Phase.CLOSING
-        self.stop_timer()
+        self._end_body()
         try:
             raised = await self.scope.close(self.failure)
         except BaseException as error:  # given up by the shutdown
@@ -136,6 +133,15 @@ class Run(CurrentJob):
         if self.failure is None:
             self.failure = raised
         self.hand_in()
+
+    def _end_body(self) -> None:
+        """From here on a stop changes nothing. The scope must hear of every end that is no success: it may commit."""
+        if self.phase is Phase.OPENING and self.stop is not None and self.driver is not None:
+            self.driver.uncancel()  # it was heard: TaskGroup and timeout in the scope's exit ask for it
+        if self.failure is None:
+            self.failure = unsaid(self.stop, heard=self.heard, timeout=self.record.timeout)
+        self.phase = Phase.CLOSING
+        self.stop_timer()
 
     async def _call(self, context: Context, values: dict[str, Any]) -> None:
         record = self.record
@@ -194,7 +200,7 @@ class Run(CurrentJob):
 
     def ask_to_stop(self, why: Stop) -> None:
         """Deliver a cancel, once: a second one would interrupt the body's clean-up."""
-        if self.stop is not None:
+        if self.stop is not None or self.phase is Phase.CLOSING:
             return
         self.stop = why
         if self.phase is Phase.OPENING and self.driver is not None:
@@ -246,15 +252,7 @@ class Run(CurrentJob):
             if isinstance(self.failure, GeneratorExit) and self.loop_closed:
                 return  # not the job's: the interpreter clears up what a loop left behind
             self.conclude()
-        record = self.record
-        record.run = None
-        known = record.view
-        if known is not None:
-            job = known()
-            if job is None:
-                record.view = None  # nobody looks: the record keeps no value
-            else:
-                job._value = self.value  # a view takes its value from here alone
+        self.record.run = None
         executor = self._executor
         executor.running.discard(self)
         if self.thread is not None:

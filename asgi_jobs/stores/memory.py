@@ -364,7 +364,7 @@ class MemoryStore:
     def _finish(self, record: Record, state: JobState, now: float) -> None:
         record.state = state
         record.finished = now
-        record.lane = None
+        record.lane = record.view = None
         self._tally[state] += 1
         if state is SUCCEEDED:
             record.func = record.kwargs = None

@@ -363,6 +363,19 @@ def test_a_loop_that_does_not_run_is_not_blocked(log: Log) -> None:
     assert log.lines == []
 
 
+def test_a_loop_that_closes_while_it_is_asked_ends_it_quietly(log: Log) -> None:
+    class Closing(Scripted):
+        def call_soon_threadsafe(self, function: Callable[..., object], *args: object) -> None:
+            raise RuntimeError("Event loop is closed")
+
+    script = Closing()
+
+    dog = script.run(script.silence)
+
+    assert log.lines == []
+    assert dog.blocked is None
+
+
 def test_many_short_steps_are_not_blamed_on_one_job(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     script = Scripted()
     tasks = iter(["first", "second"])

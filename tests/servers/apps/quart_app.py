@@ -1,0 +1,33 @@
+"""A Quart application, wrapped."""
+
+from __future__ import annotations
+
+from quart import Quart, request
+from tests.servers.apps.work import jobs, short, tell
+
+from asgi_jobs import JobsMiddleware
+
+site = Quart(__name__)
+
+
+@site.get("/ready")
+async def ready() -> str:
+    return "ready"
+
+
+@site.post("/enqueue")
+async def enqueue() -> dict[str, str]:
+    return {"id": request.scope["state"]["jobs"].enqueue(short).id}  # type: ignore[typeddict-item]
+
+
+@site.before_serving
+async def starts() -> None:
+    tell("application starts")
+
+
+@site.after_serving
+async def stops() -> None:
+    tell("application stops")
+
+
+app = JobsMiddleware(site, jobs=jobs, path="/jobs")  # type: ignore[arg-type]

@@ -1,0 +1,9 @@
+"""Starlette's test client. Newer versions warn, when imported, of the HTTP client they find."""
+
+import warnings
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from starlette.testclient import TestClient, WebSocketDisconnect
+
+__all__ = ["TestClient", "WebSocketDisconnect"]
