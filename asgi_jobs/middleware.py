@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeAlias
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from asgi_jobs.app import Jobs
 from asgi_jobs.errors import InvalidOption, InvalidOptionType
 
+Application: TypeAlias = Callable[..., Awaitable[Any]]  # each framework has types of its own for the messages
 NAMES = "asgi_jobs.names"
 logger = logging.getLogger("asgi_jobs")
 
@@ -20,13 +21,13 @@ class JobsMiddleware:
     """Pure ASGI: the engine starts after the application's start-up and drains before its shutdown.
 
     Args:
-        app: the application.
+        app: the application, of whichever framework.
         jobs: its `Jobs`.
         path: where the middleware itself serves the status page, for applications that cannot mount one.
         state: the name in `request.state`; another one for a second `Jobs`.
     """
 
-    def __init__(self, app: ASGIApp, jobs: Jobs, path: str | None = None, state: str = "jobs") -> None:
+    def __init__(self, app: Application, jobs: Jobs, path: str | None = None, state: str = "jobs") -> None:
         if not isinstance(jobs, Jobs):
             raise InvalidOptionType(f"JobsMiddleware(jobs=…) must be a Jobs, not {jobs!r}")
         if path is not None and (not isinstance(path, str) or not path.startswith("/") or not path.strip("/")):

@@ -1,5 +1,6 @@
 """Airports from a CSV file: reading, checking, and replacing those of a tenant."""
 
+import asyncio
 import csv
 import importlib.resources
 from collections.abc import Iterable, Iterator, Sequence
@@ -102,12 +103,14 @@ def check(line: int, record: dict[str, Any]) -> AirportRow:
 async def replace(session: AsyncSession, tenant: str, rows: Sequence[AirportRow]) -> None:
     """Put these airports in the place of the tenant's, in one transaction.
 
-    Nothing is read first, so the transaction begins by taking the write lock and cannot lose it half way.
+    Nothing is read first, so the transaction begins by taking the write lock and cannot lose it half way; and
+    what can be made ready is ready before, so that it is short.
     """
+    values = await asyncio.to_thread(lambda: [{"tenant": tenant, **row.model_dump()} for row in rows])
+    table = Airport.metadata.tables[Airport.__tablename__]
     await session.execute(delete(Airport).where(Airport.tenant == tenant))
-    for start in range(0, len(rows), INSERT_BATCH):  # between two batches the loop serves requests
-        batch = rows[start : start + INSERT_BATCH]
-        await session.execute(insert(Airport), [{"tenant": tenant, **row.model_dump()} for row in batch])
+    for start in range(0, len(values), INSERT_BATCH):  # between two batches the loop serves requests
+        await session.execute(insert(table), values[start : start + INSERT_BATCH])
     await session.commit()
 
 

@@ -97,7 +97,7 @@ def prepare(engine: Engine) -> None:
     def connect(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # else the driver decides when a transaction begins
         cursor = connection.cursor()
-        for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "busy_timeout = 5000"):
+        for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "busy_timeout = 30000"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 

@@ -248,7 +248,7 @@ async def test_cancelling_an_unknown_job_is_a_clear_error(jobs: Jobs) -> None:
 
 async def test_cancelling_a_finished_job_returns_it_unchanged(jobs: Jobs) -> None:
     job = await jobs.enqueue(nothing).wait()
-    assert await jobs.cancel(job.id, "late") is job
+    assert await jobs.cancel(job.id, "late") == job
     assert (job.state, job.cancel_reason, job.cancel_requested_at) == ("succeeded", None, None)
 
 

@@ -232,12 +232,18 @@ async def test_it_looks_into_synchronous_code_below_sqlalchemy(sea: Sea, look: L
 
 
 async def test_a_task_may_look_at_itself() -> None:
-    async def job() -> list[Frame]:
+    def here() -> list[Frame]:
         task = asyncio.current_task()
         assert task is not None
         return frames_of_task(task)
 
-    assert own(await asyncio.create_task(job())) == ["job"]
+    async def job() -> list[Frame]:
+        return here()
+
+    frames = await asyncio.create_task(job())
+
+    assert own(frames) == ["here", "job"]
+    assert len(frames) == 2
 
 
 def test_another_thread_sees_where_a_task_runs_this_moment() -> None:
@@ -635,9 +641,10 @@ def test_files_are_named_for_people(tmp_path: Any, monkeypatch: pytest.MonkeyPat
         frame = frames_of_traceback(raised(namespace["f"]).__traceback__)[0]  # type: ignore[arg-type]
         return frame.file, frame.own
 
-    monkeypatch.syspath_prepend(tmp_path / "source")
+    monkeypatch.syspath_prepend(tmp_path / "work" / "source")
+    monkeypatch.syspath_prepend(tmp_path / "work")
 
-    assert file_of(tmp_path / "source" / "shop" / "mailer.py") == ("shop/mailer.py", True)
+    assert file_of(tmp_path / "work" / "source" / "shop" / "mailer.py") == ("shop/mailer.py", True)
     assert file_of(tmp_path / "lib" / "site-packages" / "sqlalchemy" / "x.py") == ("sqlalchemy/x.py", False)
     assert file_of(tmp_path / "elsewhere.py") == (str(tmp_path / "elsewhere.py"), True)
     assert file_of(json.__file__) == ("json/__init__.py", False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 from pathlib import Path
 
@@ -17,11 +16,6 @@ FRAMEWORKS = pytest.mark.parametrize("name", ["litestar", "quart", "django", "fa
 
 def serve(name: str, tmp_path: Path, authorize: str) -> Server:
     return uvicorn(f"tests.servers.apps.{name}_app:app", AUTHORIZE=authorize, DATABASE=str(tmp_path / "notes.db"))
-
-
-def told(server: Server) -> list[str]:
-    """What the application said, in order."""
-    return re.findall(r"^\[(.*)\]$", server.output, re.MULTILINE)
 
 
 @FRAMEWORKS
@@ -40,7 +34,7 @@ def test_a_wrapped_application_has_jobs_and_a_page_and_drains(name: str, tmp_pat
     assert "Background jobs" in page.text
     assert bare.headers["location"].endswith("/jobs/")
     assert code in (0, -signal.SIGTERM)
-    lines = [line for line in told(server) if not line.startswith("application starts")]
+    lines = [line for line in server.told if not line.startswith("application starts")]
     assert lines[:4] == ["job begins", "job ends", "job begins", "job ends"], server.output
     if name != "django":  # which has no lifespan
         assert lines[4:] == ["application stops with 2 notes" if name == "fastapi" else "application stops"]

@@ -132,7 +132,8 @@ async def test_after_a_restart_the_records_are_there_ids_are_unique_and_new_jobs
 
 
 async def test_a_restart_keeps_what_a_failed_job_needs_to_run_again() -> None:
-    jobs, works = Jobs(authorize="local"), []
+    jobs = Jobs(authorize="local")
+    works: list[bool] = []
 
     async def work() -> None:
         if not works:
@@ -333,13 +334,17 @@ async def test_two_jobs_in_one_process_never_meet() -> None:
 async def test_an_error_inside_async_with_comes_out_and_the_engine_has_stopped() -> None:
     jobs = Jobs(authorize="local")
 
-    with pytest.raises(RuntimeError, match="mine"):
+    enqueued = []
+
+    async def block() -> None:
         async with jobs:
-            job = jobs.enqueue(noop)
+            enqueued.append(jobs.enqueue(noop))
             raise RuntimeError("mine")
 
+    with pytest.raises(RuntimeError, match="mine"):
+        await block()
     assert jobs.status == "stopped"
-    assert job.state is JobState.SUCCEEDED
+    assert enqueued[0].state is JobState.SUCCEEDED
 
 
 async def test_a_stop_that_is_cancelled_stops_at_once_and_cleans_up() -> None:
@@ -492,7 +497,9 @@ async def test_jobs_enqueued_from_threads_during_the_start_all_run_in_order_per_
 
 
 async def test_every_job_that_a_thread_has_enqueued_before_the_refusal_has_an_end() -> None:
-    jobs, accepted, refused = Jobs(authorize="local"), [], []
+    jobs = Jobs(authorize="local")
+    accepted: list[Job] = []
+    refused: list[Exception] = []
     going = threading.Barrier(5)
 
     def produce() -> None:
@@ -530,7 +537,8 @@ class Hesitant(Clock):
 
 async def test_a_thread_that_the_stop_overtakes_in_its_enqueue_is_refused() -> None:
     clock = Hesitant()
-    jobs, outcome = Jobs(authorize="local", clock=clock), []
+    jobs = Jobs(authorize="local", clock=clock)
+    outcome: list[object] = []
 
     def produce() -> None:
         clock.slow = threading.current_thread()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -18,10 +18,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from starlette.websockets import WebSocket
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from asgi_jobs import Event, InvalidOption, InvalidOptionType, Jobs, JobsMiddleware, JobState, NotRunning
-from tests.servers.testclient import TestClient, WebSocketDisconnect
+from asgi_jobs.testing import settle
+from tests.servers.testclient import TestClient
 
 JSON = {"Accept": "application/json"}
 SOON = timedelta(seconds=5)
@@ -42,7 +43,7 @@ class Server:
         self.inbox: asyncio.Queue[Message] = asyncio.Queue()
         self.outbox: asyncio.Queue[Message] = asyncio.Queue()
         self.scope: Scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}, **scope}
-        self.task = asyncio.create_task(app(self.scope, self.inbox.get, self.outbox.put))  # type: ignore[arg-type]
+        self.task: asyncio.Task[None] = asyncio.create_task(app(self.scope, self.inbox.get, self.outbox.put))  # type: ignore[arg-type]
 
     async def startup(self) -> Message:
         return await self._exchange("lifespan.startup")
@@ -51,6 +52,7 @@ class Server:
         answer = await self._exchange("lifespan.shutdown")
         async with asyncio.timeout(5):
             await asyncio.wait([self.task])
+        assert self.outbox.empty()  # servers take a second answer for an error
         return answer
 
     async def _exchange(self, kind: str) -> Message:
@@ -208,8 +210,26 @@ async def test_a_name_taken_by_another_jobs_fails_the_start(inner: str) -> None:
     assert "state='mail_jobs'" in answer["message"]
     with pytest.raises(InvalidOption, match=r"request\.state\.jobs is taken"):
         await server.task
+    assert server.outbox.empty()  # and says it once
     assert jobs.status != "running"
     assert other.status != "running"
+
+
+async def test_an_application_that_swallows_the_refusal_does_not_start_either() -> None:
+    async def swallows(scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(Exception):
+            await receive()
+        await send({"type": "lifespan.startup.complete"})
+
+    jobs, other = local(), local()
+    server = Server(JobsMiddleware(JobsMiddleware(swallows, jobs=jobs), jobs=other))
+
+    answer = await server.startup()
+
+    assert answer["type"] == "lifespan.startup.failed"
+    with pytest.raises(InvalidOption, match="taken"):
+        await server.task
+    assert "running" not in (jobs.status, other.status)
 
 
 async def test_a_name_taken_by_the_applications_own_lifespan_state_fails_the_start() -> None:
@@ -299,8 +319,7 @@ async def test_the_engine_starts_after_the_start_up_and_drains_before_the_shutdo
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         jobs.enqueue(work)
-        for _ in range(5):
-            await asyncio.sleep(0)
+        await settle()
         events.append("start-up complete")
         yield
         events.append("shutdown begins")
@@ -337,6 +356,38 @@ async def test_a_start_up_that_fails_is_told_to_the_server_and_leaves_nothing_be
         await server.task
     assert jobs.status == "stopped"
     assert asyncio.get_running_loop().time() - started < 2  # there is nobody to wait for
+
+
+async def test_a_start_up_that_fails_without_raising_leaves_nothing_behind_either() -> None:
+    async def fails(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.failed", "message": "no database"})
+
+    jobs = local()
+    server = Server(JobsMiddleware(fails, jobs=jobs))
+
+    answer = await server.startup()
+    await server.task
+
+    assert answer == {"type": "lifespan.startup.failed", "message": "no database"}
+    assert jobs.status == "stopped"
+
+
+@pytest.mark.parametrize("step", ["open", "begin"])
+async def test_an_engine_that_cannot_start_fails_the_servers_start(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken() -> None:
+        raise OSError("no store")
+
+    jobs = local()
+    monkeypatch.setattr(jobs._engine, step, broken)
+    server = Server(JobsMiddleware(silent, jobs=jobs))
+
+    answer = await server.startup()
+
+    assert answer == {"type": "lifespan.startup.failed", "message": "OSError: no store"}
+    with pytest.raises(OSError, match="no store"):
+        await server.task
+    assert jobs.status in ("new", "stopped")
 
 
 async def test_a_start_up_that_fails_names_the_jobs_it_had_enqueued(caplog: pytest.LogCaptureFixture) -> None:
@@ -573,7 +624,7 @@ async def test_a_streamed_answer_is_passed_on_piece_by_piece() -> None:
         raise AssertionError
 
     scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "query_string": b"", "root_path": ""}
-    task = asyncio.create_task(app(scope, receive, sent.put))  # type: ignore[arg-type]
+    task: asyncio.Task[None] = asyncio.create_task(app(scope, receive, sent.put))
     async with asyncio.timeout(5):
         assert (await sent.get())["type"] == "http.response.start"
         for number, gate in enumerate(gates):

@@ -5,7 +5,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from asgi_jobs.errors import InvalidOption, InvalidOptionType, JobsError
@@ -150,6 +150,8 @@ def test_half_an_hour_of_daylight_saving_works_alike() -> None:
     zone=st.sampled_from(ZONES),
     after=st.datetimes(FROM_2001, TO_2035, timezones=st.just(UTC)),
 )
+@example(text="30 2 * * *", zone="Europe/Berlin", after=at("2025-10-26 01:15"))  # in the second pass
+@example(text="*/5 2 * * *", zone="Europe/Berlin", after=at("2025-10-26 01:55"))
 def test_the_next_tick_is_later_aware_utc_and_a_whole_second(text: str, zone: str, after: datetime) -> None:
     tick = Cron(text, zone).next(after)
 

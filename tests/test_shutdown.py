@@ -722,7 +722,7 @@ async def test_the_applications_database_still_works_while_jobs_drain(
     app = FastAPI(lifespan=lifespan)
 
     @app.post("/")
-    async def enqueue(session: AsyncSession = Depends(get_session)) -> str:  # noqa: B008
+    async def enqueue(session: AsyncSession = Depends(get_session)) -> str:
         return jobs.enqueue(work).id
 
     inbox: asyncio.Queue[dict[str, str]] = asyncio.Queue()

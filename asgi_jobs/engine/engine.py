@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from threading import Lock, get_ident
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from asgi_jobs.engine.executor import Executor
 from asgi_jobs.engine.intake import Intake
 from asgi_jobs.engine.neighbours import Neighbours
 from asgi_jobs.engine.run import Run, current_run
+from asgi_jobs.engine.stopping import Shutdown
 from asgi_jobs.engine.threads import Threads
 from asgi_jobs.engine.upkeep import Upkeep
 from asgi_jobs.engine.waits import Waiters, refuse_deadlock
@@ -46,13 +46,7 @@ if TYPE_CHECKING:
     from asgi_jobs.stores.base import Store
     from asgi_jobs.task import Task
 
-LOST = "lost when the application stopped"
 INTERRUPTION = "interrupted when the application stopped"
-CLEAN_UP_SHARE, LONGEST_CLEAN_UP = 0.2, 5.0
-NAMED = 20
-GIVE_UP_TURNS = 5
-LAST_MOMENT = 0.5
-"""Seconds for what is closed last, however late it is."""
 _KINDS = {
     Verdict.SUCCEEDED: SUCCEEDED,
     Verdict.FAILED: FAILED,
@@ -92,7 +86,7 @@ class Engine:
         self.waiters = Waiters()
         self.listeners = Listeners()
         self._joiners: list[asyncio.Future[None]] = []
-        self._moved = asyncio.Event()  # something has changed, for a shutdown that waits; made anew with each loop
+        self.moved = asyncio.Event()  # something has changed, for a shutdown that waits; made anew with each loop
         self._untold: list[Record] = []  # taken in from threads, and not told of yet
         self._door = Lock()  # a job from another thread is in before it closes, or refused
         self.executor = Executor(
@@ -140,7 +134,7 @@ class Engine:
         """Accept jobs; none starts before `begin`."""
         self.loop = self.executor.loop = asyncio.get_running_loop()
         self._thread_id = get_ident()
-        self._moved = asyncio.Event()
+        self.moved = asyncio.Event()
         self.dispatcher.planned = False  # by a loop that may be gone
         self.status = "starting"
         self.intake.renew()
@@ -242,7 +236,7 @@ class Engine:
 
     def _accept_committed(self, records: list[Record]) -> None:
         if self.status not in ("starting", "running") and self.refuse() is not None:
-            names = ", ".join(label(view_of(record, self._facade)) for record in records)
+            names = ", ".join(label(self.view(record)) for record in records)
             logger.error("The engine is not running, so jobs of a committed transaction are lost: %s", names)
             self._drop(records)
             return
@@ -273,7 +267,7 @@ class Engine:
 
     def _look_again(self) -> None:
         self.dispatcher.wake()
-        self._moved.set()
+        self.moved.set()
 
     def _touched(self) -> None:
         self.store.revision += 1
@@ -300,7 +294,7 @@ class Engine:
         if self._joiners:
             self._release_joiners()
         if self.status == "stopping":
-            self._moved.set()
+            self.moved.set()
 
     def _conclude(self, run: Run) -> None:
         record, kind = run.record, _KINDS[run.verdict]
@@ -314,7 +308,7 @@ class Engine:
         self._tell(kind, record)
 
     def _tell(self, kind: str, record: Record) -> None:
-        self.listeners.tell(Event(kind, view_of(record, self._facade), self.now()))
+        self.listeners.tell(Event(kind, self.view(record), self.now()))
 
     def told_cancelled(self, records: Sequence[Record]) -> None:
         """Waiting jobs were cancelled: say so, and let who stood behind them go on."""
@@ -415,128 +409,23 @@ class Engine:
     # Stop
 
     async def stop(self, *, drain: bool = True) -> None:
-        """Drain, cancel what is left, say what is lost, close everything: within `shutdown_timeout` in all.
-
-        When this is cancelled, the draining is over; the rest is done all the same.
-        """
+        """Stop within `shutdown_timeout` in all; what was not begun is not drained."""
         drain = drain and self.status == "running"
         self._close_door("stopping")
-        cuts: list[asyncio.CancelledError] = []
-        until = self._clock.monotonic() + self._settings.shutdown_timeout.total_seconds()
-        with _collecting(cuts):
-            await self.upkeep.stop_schedules()
-        if drain and not cuts:
-            with _collecting(cuts):
-                await self._drain(until - self._clean_up)
-        if cuts or not drain:
-            until = min(until, self._clock.monotonic() + self._clean_up)
-        with self._door:
-            self.dispatcher.claiming = False
-        runs = list(self.executor.running)
-        with _collecting(cuts):
-            await self._interrupt(runs, until)
-        lost = await resolve(self.store.abandon(LOST))
-        self._warn_of_lost(runs, lost)
-        with _collecting(cuts):
-            await self._close(lost, until)
-        self._close_door("stopped")
-        if cuts:
-            raise cuts[0]
+        try:
+            await Shutdown(self, self._clock, self._settings.shutdown_timeout).run(drain=drain)
+        finally:
+            self._close_door("stopped")
 
     def _close_door(self, status: str) -> None:
         with self._door:
             self.status, self.open_to_all = status, False
 
-    @property
-    def _clean_up(self) -> float:
-        """The last part of a stop, for the clean-up of what was cancelled."""
-        return min(self._settings.shutdown_timeout.total_seconds() * CLEAN_UP_SHARE, LONGEST_CLEAN_UP)
+    def stop_claiming(self) -> None:
+        """Start no job any more; not even jobs may enqueue."""
+        with self._door:
+            self.dispatcher.claiming = False
 
-    async def _drain(self, until: float) -> None:
-        self.dispatcher.pump()  # what stands in line may be paused or cancelled
-        if self.store.drained(until):
-            return
-        running = [label(run.job) for run in self.executor.running]
-        logger.warning(
-            "Stopping: waiting up to %.0f s for %d job(s) (%s)",
-            *(
-                until - self._clock.monotonic(),
-                await resolve(self.store.pending()),
-                ", ".join(running[:NAMED]) or "queued",
-            ),
-        )
-        with suppress(TimeoutError):
-            async with asyncio.timeout(max(until - self._clock.monotonic(), 0)):
-                while not self.store.drained(until):
-                    self._moved.clear()
-                    await self._moved.wait()
-                    await asyncio.sleep(0)  # the dispatcher has been woken, too
-
-    async def _interrupt(self, runs: list[Run], until: float) -> None:
-        """Cancel what runs, and give up what then does not end."""
-        for run in runs:
-            run.ask_to_stop(Stop.SHUTDOWN)
-        await self._wait_for(runs, until - self._clock.monotonic())
-        for run in runs:
-            run.give_up()
-        await self._wait_for(runs, 0)
-        for run in runs:
-            if run in self.executor.running:
-                _let_go(run)
-        await self.dispatcher.settle()
-
-    async def _wait_for(self, runs: list[Run], seconds: float) -> None:
-        tasks = [task for run in runs if run in self.executor.running and (task := run.driver or run.task) is not None]
-        if tasks:
-            await asyncio.wait(tasks, timeout=max(seconds, 0))
-            for _ in range(GIVE_UP_TURNS):  # their call-backs, and what a cancel still sets in motion
-                await asyncio.sleep(0)
-
-    def _warn_of_lost(self, runs: list[Run], lost: Sequence[Record]) -> None:
-        running = [
-            f"{label(run.job)} {'still running: it does not stop' if run in self.executor.running else 'running'}"
-            for run in runs
-            if run in self.executor.running or run.interrupted
-        ]
-        jobs = running + [f"{label(view_of(record, self._facade))} waiting" for record in lost]
-        if jobs:
-            more = f" and {len(jobs) - NAMED} more" if len(jobs) > NAMED else ""
-            verb = "jobs were" if len(jobs) > 1 else "job was"
-            logger.warning("%d %s lost at shutdown: %s%s", len(jobs), verb, "; ".join(jobs[:NAMED]), more)
-
-    async def _close(self, lost: Sequence[Record], until: float) -> None:
-        self.told_cancelled(lost)
-        if self.watchdog is not None:
-            self.watchdog.stop()
-        self.neighbours.leave()
-        self.threads.close()
-        await self.upkeep.stop()
-        await self._close_scopes(max(until - self._clock.monotonic(), LAST_MOMENT))
-        await resolve(self.store.close())
-
-    async def _close_scopes(self, seconds: float) -> None:
-        """Close the container that was made for this run: the application's code, which may hang or fail."""
-        closing = asyncio.ensure_future(self.scopes.stop())
-        done, _ = await asyncio.wait((closing,), timeout=seconds)
-        if not done:
-            closing.cancel()
-            logger.warning("The providers' container did not close in time and was given up")
-        elif closing.exception() is not None:
-            logger.error("The providers' container could not be closed", exc_info=closing.exception())
-
-
-def _let_go(run: Run) -> None:
-    """`asyncio.run` waits for every task at its end: for one that swallows its cancel, for ever."""
-    task = run.driver if run.task is None or run.task.done() else run.task
-    if task is not None and run.thread is None:
-        asyncio._unregister_task(task)
-        task._log_destroy_pending = False  # type: ignore[attr-defined]
-
-
-@contextmanager
-def _collecting(cuts: list[asyncio.CancelledError]) -> Iterator[None]:
-    """Note that the stop itself was cancelled, and let it go on."""
-    try:
-        yield
-    except asyncio.CancelledError as cut:
-        cuts.append(cut)
+    def view(self, record: Record) -> Job:
+        """The job of a record."""
+        return view_of(record, self._facade)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from asgi_jobs.engine.current import CurrentJob, current
 from asgi_jobs.engine.ending import Stop, decide, let_go, unsaid
 from asgi_jobs.engine.scope import AttemptScope
+from asgi_jobs.engine.threads import outlast
 from asgi_jobs.frames import Frame, format_error, frames_of_task, frames_of_thread
 from asgi_jobs.job import JobError, Record
 from asgi_jobs.stores.base import Verdict
@@ -61,6 +62,7 @@ class Run(CurrentJob):
         "driver",
         "error",
         "failure",
+        "given_up",
         "phase",
         "scope",
         "task",
@@ -88,7 +90,7 @@ class Run(CurrentJob):
         self.task = self.driver = self.thread = self.scope = self.timer = self.stop = None
         self.failure = self.error = self.waits = None
         self.value: Any = None
-        self.heard = False
+        self.heard = self.given_up = False
         self.counted = True
         self.delay = 0.0
 
@@ -172,7 +174,7 @@ class Run(CurrentJob):
         task.add_done_callback(lambda _: ended.set_result(None))
         if self.stop is not None:  # asked to stop while a thread made the awaitable
             task.cancel()
-        await ended
+        await outlast(ended, lambda: self.given_up)
         if task.cancelled():  # before its first step
             self.failure = asyncio.CancelledError()
             if inspect.iscoroutine(answer):
@@ -209,7 +211,10 @@ class Run(CurrentJob):
             self.task.cancel()
 
     def give_up(self) -> None:
-        """The shutdown's time is over: whatever still closes is interrupted."""
+        """The shutdown's time is over: nobody waits any more, and whatever still closes is interrupted."""
+        self.given_up = True
+        if self.thread is not None:
+            self.thread.given_up = True
         if self.phase is Phase.CLOSING and self.driver is not None:
             self.driver.cancel()
 

@@ -19,15 +19,20 @@ class WorkerThread(threading.Thread):
         super().__init__(name=f"asgi_jobs-{number}", daemon=True)
         self._work: SimpleQueue[Work | None] = SimpleQueue()
         self.busy = False
+        self.given_up = False
 
     async def call(self, context: Context, function: Callable[..., Any], *args: Any) -> Any:
-        """Call the function in this thread, with a copy of the context; gives its value or raises its error."""
+        """Call the function in this thread, with a copy of the context; gives its value or raises its error.
+
+        Code in a thread cannot be interrupted: a cancel is heard when it has ended, unless it was given up.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         inside = context.copy()  # the loop goes on in the original meanwhile, and a context is entered once
         self.busy = True
         self._work.put((lambda: inside.run(function, *args), future))
-        error, value = await asyncio.shield(future)
+        await outlast(future, lambda: self.given_up)
+        error, value = future.result()
         if error is not None:
             raise error
         return value
@@ -47,6 +52,23 @@ class WorkerThread(threading.Thread):
             except RuntimeError:
                 return  # the loop is closed: nobody waits for this any more
             del work, function, future, answer  # an idle thread must keep nothing alive
+
+
+async def outlast(future: asyncio.Future[Any], given_up: Callable[[], bool]) -> None:
+    """Wait for the future, and hear of a cancel only when it is done: what it stands for goes on all the same.
+
+    Somebody may cancel every task there is; a queue must not go on while the code of its job still runs.
+    """
+    cut: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            await asyncio.shield(future)
+        except asyncio.CancelledError as error:
+            if given_up():
+                raise
+            cut = error
+    if cut is not None:
+        raise cut
 
 
 class Threads:
@@ -69,7 +91,7 @@ class Threads:
 
     def take_back(self, thread: WorkerThread) -> None:
         """The attempt is over. A thread that still works at a scope that was given up is not lent again."""
-        if thread.busy or self._closed:
+        if thread.busy or thread.given_up or self._closed:
             thread.end()
         else:
             self._idle.append(thread)

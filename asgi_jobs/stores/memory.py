@@ -327,6 +327,8 @@ class MemoryStore:
             record.state = RUNNING
             record.attempt += 1
             record.started = now
+            if record.details is not None:
+                record.details.held = False
             claimed.append(record)
         self._tally[QUEUED] -= len(claimed)
         self._tally[RUNNING] += len(claimed)
@@ -364,7 +366,7 @@ class MemoryStore:
     def _finish(self, record: Record, state: JobState, now: float) -> None:
         record.state = state
         record.finished = now
-        record.lane = record.view = None
+        record.lane = None
         self._tally[state] += 1
         if state is SUCCEEDED:
             record.func = record.kwargs = None
@@ -475,6 +477,7 @@ class MemoryStore:
         self._tally[was] -= 1
         self._retrying -= held and was is SCHEDULED
         self._finish(record, CANCELLED, now)
+        record.view = None  # after a run the engine puts the value there first
         if held and lane is not None:
             lane.release(record)
         if was is SCHEDULED:

@@ -49,7 +49,7 @@ async def test_the_page_is_closed_to_everybody_without_the_key(site: Site) -> No
 async def test_the_key_of_the_log_opens_the_page_at_the_first_try(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     jobs = Jobs()
     with caplog.at_level(logging.INFO, "asgi_jobs"):
-        async with jobs:
+        async with jobs.lifespan():
             client = site(jobs)
             welcome = await client.get(f"/jobs?state=failed&key={key_in(caplog.text)}&limit=5")
             assert (welcome.status_code, welcome.headers["location"]) == (303, "/jobs/jobs?state=failed&limit=5")
@@ -112,7 +112,7 @@ async def test_the_environment_gives_the_key_and_the_log_does_not_tell_it(
     monkeypatch.setenv("ASGI_JOBS_KEY", "correct horse")
     jobs = Jobs()
     with caplog.at_level(logging.INFO, "asgi_jobs"):
-        async with jobs:
+        async with jobs.lifespan():
             assert (await site(jobs).get("/?key=correct+horse")).status_code == 303
     assert "?key=$ASGI_JOBS_KEY" in caplog.text
     assert "correct horse" not in caplog.text
@@ -134,7 +134,7 @@ async def test_who_is_refused_finds_the_key_in_the_log_once_a_minute(
 async def test_with_a_rule_of_ones_own_there_is_no_key(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     jobs = Jobs(authorize=lambda request: False)
     with caplog.at_level(logging.INFO, "asgi_jobs"):
-        async with jobs:
+        async with jobs.lifespan():
             answer = await site(jobs).get(f"/?key={find_key().value}")
     assert answer.status_code == 403
     assert "key" not in caplog.text

@@ -1139,7 +1139,7 @@ async def test_between_two_attempts_no_session_is_open(db: Database) -> None:
     async with jobs_of(db.maker, clock=clock, max_sessions=1) as jobs:
         job = jobs.enqueue(work, retries=Retry(2, base=timedelta(minutes=1), jitter=0))
         for attempt in (1, 2):
-            while job.attempt < attempt or not job.held:
+            while (job.attempt, job.state) != (attempt, JobState.SCHEDULED):
                 await asyncio.sleep(0.001)
             assert db.checked_out == 0
             await clock.advance(timedelta(minutes=3))

@@ -44,19 +44,19 @@ def reserved_port() -> Iterator[int]:
         yield holder.getsockname()[1]
 
 
-class Server:
-    """A web server in a process group of its own.
+class Process:
+    """A process in a group of its own, which ends with the `with` at the latest.
 
     Args:
         command: what follows `python -m`.
-        port: where it listens; None: its output says so.
         environment: what the application reads; None takes one away.
     """
 
-    def __init__(self, *command: str, port: int | None = None, **environment: str | None) -> None:
-        self._file = tempfile.NamedTemporaryFile(prefix="asgi_jobs_server_", suffix=".txt")
+    def __init__(self, *command: str, environment: dict[str, str | None] | None = None) -> None:
+        self._file = tempfile.NamedTemporaryFile(prefix="asgi_jobs_server_", suffix=".txt")  # noqa: SIM115
+        self._last_words = ""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-        wanted = {"PYTHONUNBUFFERED": "1", "ASGI_JOBS_KEY": KEY, **environment}
+        wanted = {"PYTHONUNBUFFERED": "1", "ASGI_JOBS_KEY": KEY, **(environment or {})}
         self.process = subprocess.Popen(
             [sys.executable, "-m", *command],
             cwd=ROOT,
@@ -66,8 +66,69 @@ class Server:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(ProcessLookupError):  # it, and whatever it has started
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self._last_words = self.output
+        self._file.close()
+
+    @property
+    def output(self) -> str:
+        """What the process has printed and logged so far."""
+        return self._last_words or Path(self._file.name).read_text()
+
+    @property
+    def told(self) -> list[str]:
+        """What the application itself has said, in order."""
+        return re.findall(r"^\[(.*)\]$", self.output, re.MULTILINE)
+
+    @property
+    def warnings(self) -> list[str]:
+        """The lines in which jobs are said to be lost."""
+        return [line for line in self.output.splitlines() if "lost at shutdown" in line]
+
+    def says(self, text: str, times: int = 1, within: timedelta = SOON) -> None:
+        """Wait until the text stands in the output, so many times."""
+        deadline = time.monotonic() + within.total_seconds()
+        while self.output.count(text) < times:
+            assert time.monotonic() < deadline, f"{text!r} is not in the output:\n{self.output}"
+            time.sleep(POLL)
+
+    def send(self, *numbers: int) -> None:
+        """Send signals to the main process."""
+        for number in numbers:
+            self.process.send_signal(number)
+
+    def ended(self, within: timedelta = SOON) -> int:
+        """Wait for the end; gives the exit code."""
+        try:
+            return self.process.wait(within.total_seconds())
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the process has not ended within {within}:\n{self.output}") from None
+
+    def stop(self, number: int = signal.SIGTERM, within: timedelta = SOON) -> int:
+        """Send a signal, and wait for the end; gives the exit code."""
+        self.send(number)
+        return self.ended(within)
+
+
+class Server(Process):
+    """A web server.
+
+    Args:
+        command: what follows `python -m`.
+        environment: what the application reads; None takes one away.
+        port: where it listens; None: its output says so.
+    """
+
+    def __init__(self, *command: str, environment: dict[str, str | None], port: int | None = None) -> None:
+        super().__init__(*command, environment=environment)
         self._port = port
-        self._last_words = ""
         self.client = httpx.Client(timeout=20, headers={"Connection": "close"})
 
     # Its life
@@ -84,11 +145,7 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         self.client.close()
-        with suppress(ProcessLookupError):  # it, and whatever it has started
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        self._last_words = self.output
-        self._file.close()
+        super().__exit__()
 
     def _listening(self) -> int | None:
         self.assert_alive()
@@ -105,35 +162,6 @@ class Server:
 
     def assert_alive(self) -> None:
         assert self.process.poll() is None, f"the server has ended:\n{self.output}"
-
-    @property
-    def output(self) -> str:
-        """What the process has printed and logged so far."""
-        return self._last_words or Path(self._file.name).read_text()
-
-    def says(self, text: str, times: int = 1, within: timedelta = SOON) -> None:
-        """Wait until the text stands in the output, so many times."""
-        deadline = time.monotonic() + within.total_seconds()
-        while self.output.count(text) < times:
-            assert time.monotonic() < deadline, f"{text!r} is not in the output:\n{self.output}"
-            time.sleep(POLL)
-
-    def send(self, *numbers: int) -> None:
-        """Send signals to the server's main process."""
-        for number in numbers:
-            self.process.send_signal(number)
-
-    def ended(self, within: timedelta = SOON) -> int:
-        """Wait for the end; gives the exit code."""
-        try:
-            return self.process.wait(within.total_seconds())
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"the server has not ended within {within}:\n{self.output}") from None
-
-    def stop(self, number: int = signal.SIGTERM, within: timedelta = SOON) -> int:
-        """Send a signal, and wait for the end; gives the exit code."""
-        self.send(number)
-        return self.ended(within)
 
     # What it serves
 
@@ -158,25 +186,20 @@ class Server:
         """Wait until the job is in one of the states."""
         return until(lambda: job if (job := self.job(id))["state"] in states else None)
 
-    @property
-    def warnings(self) -> list[str]:
-        """The lines in which jobs are said to be lost."""
-        return [line for line in self.output.splitlines() if "lost at shutdown" in line]
-
 
 def uvicorn(app: str, *more: str, **environment: str | None) -> Server:
-    return Server("uvicorn", app, "--port", "0", *more, **environment)
+    return Server("uvicorn", app, "--port", "0", *more, environment=environment)
 
 
 def hypercorn(app: str, *more: str, **environment: str | None) -> Server:
-    return Server("hypercorn", app, "--bind", "127.0.0.1:0", *more, **environment)
+    return Server("hypercorn", app, "--bind", "127.0.0.1:0", *more, environment=environment)
 
 
 @contextmanager
 def granian(app: str, *more: str, **environment: str | None) -> Iterator[Server]:
     with reserved_port() as port:
         options = ("--interface", "asgi", "--host", "127.0.0.1", "--port", str(port), *more)
-        with Server("granian", app, *options, port=port, **environment) as server:
+        with Server("granian", app, *options, port=port, environment=environment) as server:
             yield server
 
 

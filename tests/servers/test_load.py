@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import closing
+from typing import Self
 
 import pytest
 
@@ -24,7 +25,7 @@ class Connection:
     def __init__(self, server: Server) -> None:
         self._port = int(server.address.rpartition(":")[2])
 
-    async def __aenter__(self) -> Connection:
+    async def __aenter__(self) -> Self:
         self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
         return self
 

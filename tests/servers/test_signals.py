@@ -6,12 +6,13 @@ import re
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from datetime import timedelta
 
 import pytest
 
-from tests.servers.process import Server, granian, hypercorn, until, uvicorn
+from tests.servers.process import Process, Server, granian, hypercorn, until, uvicorn
 
 pytestmark = pytest.mark.processes
 
@@ -22,7 +23,7 @@ SHORT = 2.0
 """The shutdown_timeout, in seconds, of servers whose jobs do not end by themselves."""
 LITTLE = timedelta(seconds=SHORT + 6)
 """And when they must have ended, on a busy machine."""
-ENDS_WELL = {
+ENDS_WELL: dict[tuple[Serve, int], set[int]] = {
     # uvicorn ends by the signal that it got, once it has shut down; the others exit.
     (uvicorn, signal.SIGTERM): {0, -signal.SIGTERM},
     (uvicorn, signal.SIGINT): {0, -signal.SIGINT, 130},
@@ -30,12 +31,7 @@ ENDS_WELL = {
 
 
 def ends_well(serve: Serve, number: int) -> set[int]:
-    return ENDS_WELL.get((serve, number), {0})  # type: ignore[call-overload]
-
-
-def told(server: Server) -> list[str]:
-    """What the application said, in order."""
-    return re.findall(r"^\[(.*)\]$", server.output, re.MULTILINE)
+    return ENDS_WELL.get((serve, number), {0})
 
 
 @EVERY_SERVER
@@ -48,7 +44,7 @@ def test_a_running_job_may_end_before_the_application_stops(serve: Serve, number
         code = server.stop(number)
 
         assert code in ends_well(serve, number)
-        assert told(server) == [
+        assert server.told == [
             "application starts",
             *["short begins", "short ends"] * 2,
             "application stops",
@@ -67,7 +63,7 @@ def test_a_job_that_does_not_end_in_time_is_cancelled_and_named(serve: Serve, nu
         code = server.stop(number, LITTLE)
 
         assert code in ends_well(serve, number)
-        assert told(server) == ["application starts", "forever cleans up", "application stops"]
+        assert server.told == ["application starts", "forever cleans up", "application stops"]
         (warning,) = server.warnings
         assert f"1 job was lost at shutdown: 'forever' ({id}) running" in warning
         assert "Traceback" not in server.output
@@ -82,7 +78,7 @@ def test_five_terms_are_one(serve: Serve) -> None:
         code = server.ended(LITTLE)
 
         assert code in ends_well(serve, signal.SIGTERM)
-        assert told(server)[-2:] == ["forever cleans up", "application stops"]
+        assert server.told[-2:] == ["forever cleans up", "application stops"]
         assert len(server.warnings) == 1
 
 
@@ -139,9 +135,21 @@ def test_queued_jobs_that_find_no_time_are_named_too() -> None:
         assert warning.endswith("and 6 more")
 
 
-def test_while_it_drains_the_probe_says_so_on_an_open_connection() -> None:
+def test_a_request_that_waits_for_its_job_is_answered_before_the_end() -> None:
+    with uvicorn(APP) as server, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(server.client.post, "/wait")
+        server.says("[short begins]")
+        server.stop()
+
+        assert answer.result(10).json() == {"state": "succeeded"}
+        assert server.warnings == []
+
+
+def test_the_probe_of_a_running_server_is_well() -> None:
     with uvicorn(APP) as server:
-        assert server.client.get("/health").status_code == 200
+        health = server.client.get("/health")
+
+        assert (health.status_code, health.json()) == (200, {"reasons": []})
 
 
 def test_the_server_ends_soon_after_its_jobs_have() -> None:
@@ -153,3 +161,38 @@ def test_the_server_ends_soon_after_its_jobs_have() -> None:
 
         assert time.monotonic() - began < 10  # and not after the 25 s that it would have waited
         until(lambda: server.process.returncode is not None)
+
+
+# A script, which has no server to catch the signal
+
+
+def test_ctrl_c_lets_the_jobs_of_a_script_end() -> None:
+    with Process("tests.servers.apps.script", "short") as script:
+        script.says("[job begins]")
+        script.stop(signal.SIGINT)
+
+    assert script.told == ["job begins", "job ends"]
+    assert script.warnings == []
+    assert script.output.rstrip().endswith("KeyboardInterrupt")
+
+
+def test_ctrl_c_names_the_jobs_that_a_script_loses() -> None:
+    with Process("tests.servers.apps.script", "forever") as script:
+        script.says("[job begins]")
+        script.stop(signal.SIGINT, LITTLE)
+
+    assert [line.partition(" (")[0] for line in script.warnings] == ["1 job was lost at shutdown: 'forever'"]
+
+
+def test_a_second_ctrl_c_ends_a_script_at_once_and_still_names_its_jobs() -> None:
+    with Process("tests.servers.apps.script", "forever") as script:
+        script.says("[job begins]")
+        script.send(signal.SIGINT)
+        script.says("Stopping: waiting up to")
+        began = time.monotonic()
+        script.stop(signal.SIGINT, LITTLE)
+
+    assert time.monotonic() - began < 1.5
+    # asyncio has cancelled the job itself, so it is told of as failed
+    assert re.search("(lost|failed).*CancelledError|lost at shutdown: 'forever'", script.output), script.output
+    assert "Task was destroyed" not in script.output

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.servers.process import Server, children, granian, lives, until, uvicorn
+from tests.servers.process import Server, children, granian, hypercorn, lives, until, uvicorn
 
 pytestmark = pytest.mark.processes
 
@@ -27,8 +29,9 @@ def both_know(server: Server) -> bool:
     return len({one["pid"] for one in said}) == 2 and {one["processes"] for one in said} == {2}
 
 
-def test_two_workers_both_warn_and_the_page_says_so() -> None:
-    with uvicorn(APP, "--workers", "2") as server:
+@pytest.mark.parametrize("serve", [uvicorn, hypercorn, granian])
+def test_two_workers_both_warn_and_the_page_says_so(serve: Callable[..., AbstractContextManager[Server]]) -> None:
+    with serve(APP, "--workers", "2") as server:
         until(lambda: both_know(server))
         page = server.client.get("/jobs/").text
         workers = children(server.process.pid)
@@ -38,12 +41,6 @@ def test_two_workers_both_warn_and_the_page_says_so() -> None:
         assert "2 server processes" in page
         assert code in (0, -signal.SIGTERM)
         until(lambda: not [pid for pid in workers if lives(pid)])
-
-
-def test_two_workers_of_granian_see_each_other_too() -> None:
-    with granian(APP, "--workers", "2") as server:
-        until(lambda: both_know(server))
-        assert server.stop() == 0
 
 
 def test_jobs_of_every_worker_drain_and_lost_ones_are_named_by_each() -> None:

@@ -4,6 +4,6 @@ import warnings
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from starlette.testclient import TestClient, WebSocketDisconnect
+    from starlette.testclient import TestClient
 
-__all__ = ["TestClient", "WebSocketDisconnect"]
+__all__ = ["TestClient"]

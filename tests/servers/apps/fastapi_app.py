@@ -11,9 +11,9 @@ from fastapi import Depends, FastAPI, Request
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from tests.servers.apps.work import AUTHORIZE, short, tell
 
 from asgi_jobs import Jobs, JobsMiddleware
+from tests.servers.apps.work import AUTHORIZE, short, tell
 
 engine = create_async_engine(f"sqlite+aiosqlite:///{os.environ['DATABASE']}")
 sessions = async_sessionmaker(engine, expire_on_commit=False)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from litestar import Litestar, Request, get, post
-from tests.servers.apps.work import jobs, short, tell
 
 from asgi_jobs import JobsMiddleware
+from tests.servers.apps.work import jobs, short, tell
 
 
 @get("/ready", sync_to_thread=False)
@@ -14,8 +16,8 @@ def ready() -> str:
 
 
 @post("/enqueue", status_code=200)
-async def enqueue(request: Request[None, None, object]) -> dict[str, str]:  # type: ignore[type-var]
-    return {"id": request.scope["state"]["jobs"].enqueue(short).id}
+async def enqueue(request: Request[Any, Any, Any]) -> dict[str, str]:
+    return {"id": request.state.jobs.enqueue(short).id}
 
 
 async def starts() -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from quart import Quart, request
-from tests.servers.apps.work import jobs, short, tell
 
 from asgi_jobs import JobsMiddleware
+from tests.servers.apps.work import jobs, short, tell
 
 site = Quart(__name__)
 
@@ -17,7 +17,7 @@ async def ready() -> str:
 
 @site.post("/enqueue")
 async def enqueue() -> dict[str, str]:
-    return {"id": request.scope["state"]["jobs"].enqueue(short).id}  # type: ignore[typeddict-item]
+    return {"id": request.scope["state"]["jobs"].enqueue(short).id}
 
 
 @site.before_serving
@@ -30,4 +30,4 @@ async def stops() -> None:
     tell("application stops")
 
 
-app = JobsMiddleware(site, jobs=jobs, path="/jobs")  # type: ignore[arg-type]
+app = JobsMiddleware(site, jobs=jobs, path="/jobs")

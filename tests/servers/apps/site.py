@@ -67,6 +67,11 @@ async def enqueue(request: Request) -> Response:
     return JSONResponse({"id": job.id})
 
 
+async def wait(request: Request) -> Response:
+    job = await request.state.jobs.enqueue(short).wait()
+    return JSONResponse({"state": job.state})
+
+
 async def ready(request: Request) -> Response:
     return PlainTextResponse("ready")
 
@@ -93,6 +98,7 @@ app = Starlette(
         Route("/health", health),
         Route("/process", process),
         Route("/enqueue/{kind}", enqueue, methods=["POST"]),
+        Route("/wait", wait, methods=["POST"]),
         Mount("/jobs", jobs),
     ],
     middleware=[Middleware(JobsMiddleware, jobs=jobs)],
