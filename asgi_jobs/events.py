@@ -75,6 +75,8 @@ def label(job: Job) -> str:
 
 def printable(text: str) -> str:
     """The text on one line, as it can be written anywhere."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -94,7 +96,7 @@ def log(event: Event) -> None:
             "Job %s succeeded, but its session had changes that nobody committed; they were rolled back",
             label(job),
         )
-    elif event.kind == CANCELLED:
+    elif event.kind == CANCELLED and logger.isEnabledFor(logging.INFO):  # a stop may cancel 100,000
         logger.info(
             "Job %s was cancelled%s",
             label(job),

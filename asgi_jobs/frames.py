@@ -1,4 +1,4 @@
-"""Where code is: the frames in which a task or a thread waits, and an exception as text.
+"""Where code is: the frames in which a task or a thread waits.
 
 What the interpreter does not show directly is looked up in CPython's own objects, always with a way out:
 a frame too few is fine, an exception from here is not.
@@ -24,20 +24,9 @@ FRAMES = 60
 """Most frames that are shown of one stack; of longer ones the middle is left out."""
 STEPS = 100_000
 CODE = 200
-TYPE = 500
-MESSAGE = 4_000
-TRACEBACK = 16_000
-NOTE = 60
-"""Room for the words that say how much was cut."""
-EXCEPTIONS = 30
-"""Most exceptions that one traceback tells of, causes and members of groups together."""
-CHAIN = 10
-GROUP = 10
 
 ENGINE = ("asgi_jobs/", "asyncio/", "concurrent/futures/", "contextlib.py", "threading.py")
 """Files that stand between the interpreter's start and a job's first line."""
-CAUSE = "The above exception was the direct cause of the following exception:"
-CONTEXT = "During handling of the above exception, another exception occurred:"
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 """What a database or UTF-8 refuses: NUL and lone surrogates."""
 
@@ -59,6 +48,13 @@ class Frame:
     function: str
     code: str
     own: bool
+
+
+def storable(text: str) -> str:
+    """The text with U+FFFD for each NUL and lone surrogate, which no UTF-8 column takes."""
+    if text.isascii() and "\0" not in text:
+        return text
+    return UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 class Place(NamedTuple):
@@ -170,12 +166,12 @@ def frames_of_thread(ident: int) -> list[Frame]:
 
 def frames_of_traceback(traceback: TracebackType | None) -> list[Frame]:
     """Where an exception came from, innermost first; of a long one the middle is left out."""
-    head, left_out, tail = _ends(traceback)
+    head, left_out, tail = ends(traceback)
     note = [_left_out(left_out)] if left_out else []
     return _frames([*reversed(tail), *note, *reversed(head)])
 
 
-def _ends(traceback: TracebackType | None) -> tuple[list[Place], int, list[Place]]:
+def ends(traceback: TracebackType | None) -> tuple[list[Place], int, list[Place]]:
     """The first and the last places of a traceback and how many lie between, the engine's first ones gone."""
     step = traceback
     while step is not None and _of_the_engine(step.tb_frame.f_code.co_filename):
@@ -333,123 +329,3 @@ def _name(future: object) -> tuple[int, str]:
     """Sorts tasks by age: their default names are numbered."""
     name = future.get_name() if isinstance(future, asyncio.Task) else ""
     return len(name), name
-
-
-# --- Exceptions ----------------------------------------------------------------------------------------
-
-
-def format_error(error: BaseException) -> tuple[str, str, str]:
-    """An exception as type, message (at most 4,000 characters) and traceback (at most 16,000).
-
-    The type is dotted, builtins bare. Whatever the exception does when asked, this does not raise, the
-    work is bounded and the texts can be stored as UTF-8. Frames of the engine's own above the job's are
-    left out.
-    """
-    kind, message = _type_name(error), _message(error)
-    try:
-        text = "\n".join(_tell(error, iter(range(EXCEPTIONS))))
-    except Exception as trouble:
-        text = f"{kind}: {message}\n[no traceback: it raised {type(trouble).__name__} itself]"
-    return kind, message, storable(_without_middle(text))
-
-
-def storable(text: str) -> str:
-    """The text with U+FFFD for each NUL and lone surrogate, which no UTF-8 column takes."""
-    if text.isascii() and "\0" not in text:
-        return text
-    return UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
-
-
-def _type_name(error: BaseException) -> str:
-    kind = type(error)
-    try:
-        module, name = kind.__module__, kind.__qualname__
-    except Exception:  # a metaclass may do as it likes
-        module, name = type.__getattribute__(kind, "__module__"), kind.__name__
-    return storable((name if module == "builtins" else f"{module}.{name}")[:TYPE])
-
-
-def _message(error: BaseException) -> str:
-    try:
-        text = str.__str__(str(error))  # a plain str, whatever was returned
-    except BaseException as trouble:  # whatever it is, it came out of the exception's own __str__
-        text = f"<no message: str() of the exception raised {type(trouble).__name__}>"
-    return storable(_cut(text))
-
-
-def _cut(text: str) -> str:
-    room = MESSAGE - NOTE
-    return text if len(text) <= MESSAGE else f"{text[:room]} … [{len(text) - room:,} more characters]"
-
-
-def _without_middle(text: str) -> str:
-    """At most `TRACEBACK` characters: where it began, and three times as much of where it ended."""
-    if len(text) <= TRACEBACK:
-        return text
-    head, tail = TRACEBACK // 4, TRACEBACK // 4 * 3 - NOTE
-    note = f"… [{len(text) - head - tail:,} characters are left out here] …"
-    return f"{text[:head]}\n{note}\n{text[-tail:]}"
-
-
-def _tell(error: BaseException, budget: Iterator[int]) -> Iterator[str]:
-    """The lines of a traceback, with what led to the error before it."""
-    chain, left_out = _chain(error, budget)
-    if left_out:
-        yield "[earlier exceptions are left out here]\n"
-    for link, joint in chain:
-        yield from _tell_one(link, budget)
-        if joint:
-            yield f"\n{joint}\n"
-
-
-def _chain(error: BaseException, budget: Iterator[int]) -> tuple[list[tuple[BaseException, str]], bool]:
-    """The error and its causes, oldest first, each with the sentence that leads on to the next one."""
-    chain: list[tuple[BaseException, str]] = []
-    seen: set[int] = set()
-    link: BaseException | None = error
-    joint = ""
-    while link is not None and id(link) not in seen and len(chain) < CHAIN:
-        if next(budget, None) is None:
-            return chain[::-1], True
-        seen.add(id(link))
-        chain.append((link, joint))
-        if link.__cause__ is not None:
-            link, joint = link.__cause__, CAUSE
-        else:
-            link, joint = (None if link.__suppress_context__ else link.__context__), CONTEXT
-    return chain[::-1], link is not None and id(link) not in seen
-
-
-def _tell_one(error: BaseException, budget: Iterator[int]) -> Iterator[str]:
-    if error.__traceback__ is not None:
-        yield "Traceback (most recent call last):"
-        head, left_out, tail = _ends(error.__traceback__)
-        yield from map(_line, head)
-        if left_out:
-            yield f"  [{left_out:,} frames are left out here]"
-        yield from map(_line, tail)
-    message = _message(error)
-    yield f"{_type_name(error)}: {message}" if message else _type_name(error)
-    notes = getattr(error, "__notes__", None)
-    if isinstance(notes, list):
-        yield from (_cut(note) for note in notes[:GROUP] if isinstance(note, str))
-    if isinstance(error, BaseExceptionGroup):
-        yield from _tell_members(error, budget)
-
-
-def _line(place: Place) -> str:
-    line = place.line or 0
-    where = f'  File "{place.code.co_filename}", line {line}, in {place.code.co_qualname}'
-    module = place.module if isinstance(place.module, dict) else None
-    code = code_at(place.code.co_filename, line, module)
-    return f"{where}\n    {code}" if code else where
-
-
-def _tell_members(group: BaseExceptionGroup[BaseException], budget: Iterator[int]) -> Iterator[str]:
-    count = len(group.exceptions)
-    for number, error in enumerate(group.exceptions[:GROUP], 1):
-        yield f"  +---------------- {number:,} of {count:,} ----------------"
-        for lines in _tell(error, budget):
-            yield from (f"  | {line}" for line in lines.split("\n"))
-    if count > GROUP:
-        yield f"  +---------------- {count - GROUP:,} more exceptions are left out here"

@@ -56,14 +56,10 @@ class JobsMiddleware:
         return path == self.path or path.startswith(f"{self.path}/")
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The page, mounted here: its root_path grows by our path, as Starlette's Mount does it.
-
-        Behind a proxy that takes a prefix away, the path lacks the root_path that it should begin with.
-        """
+        """The page, mounted here: its root_path grows by our path, as Starlette's Mount does it."""
         root = scope.get("root_path", "").rstrip("/")
-        scope = {**scope, "app_root_path": scope.get("app_root_path", root), "path": root + _route_path(scope)}
-        scope["root_path"] = f"{root}{self.path}"
-        await self.jobs(scope, receive, send)
+        mounted = {"app_root_path": scope.get("app_root_path", root), "root_path": f"{root}{self.path}"}
+        await self.jobs({**scope, **mounted}, receive, send)
 
 
 class Lifespan:

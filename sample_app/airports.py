@@ -107,7 +107,7 @@ async def replace(session: AsyncSession, tenant: str, rows: Sequence[AirportRow]
     what can be made ready is ready before, so that it is short.
     """
     values = await asyncio.to_thread(lambda: [{"tenant": tenant, **row.model_dump()} for row in rows])
-    table = Airport.metadata.tables[Airport.__tablename__]
+    table = Airport.metadata.tables[Airport.__tablename__]  # past the mapper: the lock is held half as long
     await session.execute(delete(Airport).where(Airport.tenant == tenant))
     for start in range(0, len(values), INSERT_BATCH):  # between two batches the loop serves requests
         await session.execute(insert(table), values[start : start + INSERT_BATCH])

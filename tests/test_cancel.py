@@ -377,7 +377,7 @@ async def test_a_cancel_that_comes_before_the_first_step_is_honest(jobs: Jobs) -
         ran = True
 
     job = jobs.enqueue(work, queue="q")
-    while job.state == "queued":  # noqa: ASYNC110 - one turn at a time
+    while job.state == "queued":
         await asyncio.sleep(0)
     await job.cancel()
     await job.wait()
@@ -582,11 +582,9 @@ async def test_ten_thousand_races_of_cancel_with_start_and_finish_have_one_consi
     assert len(ends) == 10_000
     assert set(starts.values()) == {1}
     assert set(ran.values()) == {1}
-    for job in made:
-        assert ran[job.id] <= starts[job.id]
-        assert job.state == "cancelled" or ran[job.id] == 1
-        assert job.cancelling is False
-        assert job.finished_at is not None
+    assert all(ran[job.id] <= starts[job.id] for job in made)
+    assert all(job.state == "cancelled" or ran[job.id] == 1 for job in made)
+    assert not any(job.cancelling or job.finished_at is None for job in made)
     counts = await jobs.counts()
     assert counts[JobState.SUCCEEDED] + counts[JobState.CANCELLED] == 10_000
     assert 500 < counts[JobState.CANCELLED] < 9_500

@@ -43,6 +43,22 @@ async def test_an_event_has_a_kind_the_job_and_an_aware_time(jobs: Jobs) -> None
     assert events[0].at <= events[1].at <= events[2].at
 
 
+async def test_a_listener_may_hand_the_job_on_to_somebody_who_wants_its_value(jobs: Jobs) -> None:
+    results: list[asyncio.Task[object]] = []
+
+    def hand_on(event: Event) -> None:
+        if event.kind == "succeeded":
+            results.append(asyncio.create_task(event.job.result()))
+
+    async def value() -> int:
+        return 7
+
+    jobs.subscribe(hand_on)
+    jobs.enqueue(value)
+    await jobs.join()
+    assert await results[0] == 7
+
+
 async def test_every_way_through_life_is_told(jobs: Jobs) -> None:
     heard = listen(jobs)
     await jobs.enqueue(fails, name="failing").wait()
@@ -68,7 +84,15 @@ async def test_the_end_of_a_job_is_told_before_the_start_of_its_successor(jobs: 
 async def test_the_end_is_told_before_the_next_attempt_starts(jobs: Jobs) -> None:
     heard = listen(jobs)
     await jobs.enqueue(fails, name="a", retries=Retry(2, base=timedelta(0)), queue="q").wait()
-    assert [kind for kind, _ in heard] == ["enqueued", "started", "retrying", "started", "retrying", "started", "failed"]
+    assert [kind for kind, _ in heard] == [
+        "enqueued",
+        "started",
+        "retrying",
+        "started",
+        "retrying",
+        "started",
+        "failed",
+    ]
 
 
 async def test_exactly_one_start_and_one_end_are_told_per_attempt_and_no_duration_is_negative(jobs: Jobs) -> None:
@@ -168,9 +192,7 @@ async def test_a_coroutine_function_cannot_listen(jobs: Jobs) -> None:
 # The log
 
 
-async def test_a_failure_is_logged_as_an_error_with_its_traceback(
-    jobs: Jobs, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_failure_is_logged_as_an_error_with_its_traceback(jobs: Jobs, caplog: pytest.LogCaptureFixture) -> None:
     job = await jobs.enqueue(fails, name="the job").wait()
     (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert f"Job 'the job' ({job.id}) failed: ValueError: no" in record.getMessage()

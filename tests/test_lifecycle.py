@@ -199,6 +199,7 @@ def test_the_same_jobs_can_be_started_in_one_loop_after_another() -> None:
 
     async def drained() -> None:
         await until(lambda: jobs.status == "stopping")
+        await settle()
 
     lives = [asyncio.run(life()) for _ in range(3)]
 
@@ -236,6 +237,32 @@ def test_a_loop_that_ended_without_a_stop_does_not_keep_the_next_start_from_work
 
     assert asyncio.run(live()) is JobState.SUCCEEDED
     assert jobs.status == "stopped"
+
+
+def test_a_turn_that_was_planned_on_a_loop_now_closed_is_not_waited_for() -> None:
+    jobs = Jobs(authorize="local")
+
+    async def forget() -> None:
+        await jobs.open()
+        await jobs.begin()
+
+    async def end_tasks() -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+    async def live() -> JobState:
+        async with jobs:
+            return (await jobs.enqueue(noop).wait(SOON)).state
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(forget())
+    loop.run_until_complete(end_tasks())
+    jobs.enqueue(noop)  # plans a turn that never comes
+    loop.close()
+
+    assert asyncio.run(live()) is JobState.SUCCEEDED
 
 
 # Started by many
@@ -453,6 +480,31 @@ async def test_a_wait_from_another_loop_hears_of_the_shutdown() -> None:
                 await asyncio.wrap_future(wait)
 
     assert (job.state, waiting.state) == (JobState.CANCELLED, JobState.CANCELLED)
+
+
+async def test_the_last_stop_may_come_from_another_loop_and_stops_where_the_engine_runs() -> None:
+    jobs, gate = Jobs(authorize="local"), asyncio.Event()
+
+    async def live(started: threading.Event, leave: threading.Event) -> None:
+        async with jobs:
+            started.set()
+            await asyncio.to_thread(leave.wait, 10)
+
+    started, leave = threading.Event(), threading.Event()
+    with elsewhere() as there:
+        async with jobs:
+            job = jobs.enqueue(gate.wait)
+            living = there(live(started, leave))
+            await in_thread(lambda: started.wait(5))
+        assert jobs.status == "running"
+        leave.set()
+        await until(lambda: jobs.status == "stopping")
+        gate.set()
+        async with asyncio.timeout(5):
+            await asyncio.wrap_future(living)
+
+    assert jobs.status == "stopped"
+    assert job.state is JobState.SUCCEEDED
 
 
 def test_a_verb_after_its_loop_has_gone_says_so() -> None:

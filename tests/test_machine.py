@@ -102,7 +102,9 @@ class Machine(RuleBasedStateMachine):
         timeout=st.sampled_from([None, None, 7]),
         unique=st.sampled_from([None, None, None, "key"]),
     )
-    def enqueue(self, queue: str | None, delay: int | None, retries: int, timeout: int | None, unique: str | None) -> None:
+    def enqueue(
+        self, queue: str | None, delay: int | None, retries: int, timeout: int | None, unique: str | None
+    ) -> None:
         async def enqueue() -> None:
             waiting = sum(job.state in (JobState.QUEUED, JobState.SCHEDULED) for job in self.all.values())
             if waiting >= 30:
@@ -258,7 +260,7 @@ def quiet() -> Any:
     logger.setLevel(logging.NOTSET)
 
 
-class TestMachine(Machine.TestCase):  # type: ignore[name-defined,misc]
+class TestMachine(Machine.TestCase):  # type: ignore[misc,valid-type]
     settings = settings(
         max_examples=30,
         stateful_step_count=40,

@@ -752,13 +752,15 @@ async def test_a_middleware_inside_a_mount_serves_its_path_below_it() -> None:
     assert other.status_code == 204
 
 
-async def test_a_deeper_path_serves_the_page(by_path: JobsMiddleware) -> None:
-    app = JobsMiddleware(silent, jobs=local(), path="/internal/jobs/")
+@pytest.mark.parametrize("path", ["/internal/jobs", "/internal/jobs/"])
+async def test_a_deeper_path_serves_the_page_with_or_without_its_last_slash(path: str) -> None:
+    app = JobsMiddleware(silent, jobs=local(), path=path)
 
-    page = await ask(app, "/internal/jobs/")
+    page, bare = await ask(app, "/internal/jobs/queues"), await ask(app, "/internal/jobs")
 
     assert page.status_code == 200
     assert 'href="/internal/jobs/queues"' in page.text
+    assert bare.headers["location"] == "/internal/jobs/"
 
 
 # Mistakes in the wiring

@@ -6,12 +6,15 @@ import asyncio
 import gc
 import threading
 from contextvars import Context, ContextVar
+from datetime import timedelta
 from weakref import ref
 
+import anyio.to_thread
 import pytest
 
 from asgi_jobs import Jobs
 from asgi_jobs.engine.threads import Threads
+from asgi_jobs.testing import settle
 
 var: ContextVar[str] = ContextVar("var", default="unset")
 
@@ -76,6 +79,7 @@ async def test_a_thread_that_is_still_busy_is_not_lent_again() -> None:
 
     call = asyncio.create_task(thread.call(Context(), work))
     assert await asyncio.to_thread(started.wait, 10)
+    thread.given_up = True  # else the cancel would wait for the end of the code
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
@@ -86,6 +90,28 @@ async def test_a_thread_that_is_still_busy_is_not_lent_again() -> None:
     thread.join(10)
     assert not thread.is_alive()
     threads.take_back(other)
+    threads.close()
+
+
+async def test_a_cancel_is_heard_when_the_code_in_the_thread_has_ended() -> None:
+    threads = Threads()
+    thread = threads.lend()
+    started, go = threading.Event(), threading.Event()
+
+    def work() -> None:
+        started.set()
+        assert go.wait(10)
+
+    call = asyncio.create_task(thread.call(Context(), work))
+    assert await asyncio.to_thread(started.wait, 10)
+    call.cancel()
+    await settle()
+    assert not call.done()
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert not thread.busy
+    threads.take_back(thread)
     threads.close()
 
 
@@ -111,8 +137,6 @@ async def test_an_idle_thread_keeps_nothing_of_its_last_job_alive() -> None:
 
 async def test_sync_jobs_leave_the_threads_of_request_handlers_alone(jobs: Jobs) -> None:
     """anyio's limiter of 40 is what request handlers of Starlette and FastAPI use."""
-    import anyio.to_thread
-
     gate = threading.Event()
     made = [jobs.enqueue(gate.wait, 10) for _ in range(20)]
     while any(job.state != "running" for job in made):
@@ -135,8 +159,6 @@ async def test_threads_are_reused_by_job_after_job(jobs: Jobs) -> None:
 
 
 async def test_a_stuck_thread_does_not_hold_up_the_stop() -> None:
-    from datetime import timedelta
-
     started, go = threading.Event(), threading.Event()
 
     def stuck() -> None:

@@ -286,9 +286,10 @@ class Engine:
             job = record.view
             if job is not None and record.finished is not None:
                 job._value = run.value  # goes with the last who holds the job; the record lets go of it
-                record.view = None
             if noisy or run.verdict is not SUCCESS or record.details is not None:
                 self._conclude(run)
+            if record.finished is not None:
+                record.view = None
             if waiters and record.finished is not None:
                 self.waiters.settle(record.id)
         if self._joiners:

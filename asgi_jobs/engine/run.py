@@ -23,7 +23,8 @@ from asgi_jobs.engine.current import CurrentJob, current
 from asgi_jobs.engine.ending import Stop, decide, let_go, unsaid
 from asgi_jobs.engine.scope import AttemptScope
 from asgi_jobs.engine.threads import outlast
-from asgi_jobs.frames import Frame, format_error, frames_of_task, frames_of_thread
+from asgi_jobs.errortext import format_error
+from asgi_jobs.frames import Frame, frames_of_task, frames_of_thread
 from asgi_jobs.job import JobError, Record
 from asgi_jobs.stores.base import Verdict
 

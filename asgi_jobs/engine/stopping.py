@@ -128,11 +128,12 @@ class Shutdown:
     def _name_lost(self, runs: list[Run], waiting: Sequence[Record]) -> None:
         jobs = [f"{label(run.job)} still running: it does not stop" for run in runs if self._runs(run)]
         jobs += [f"{label(run.job)} running" for run in runs if run.interrupted and not self._runs(run)]
-        jobs += [f"{label(self._engine.view(record))} waiting" for record in waiting]
-        if jobs:
-            more = f" and {len(jobs) - NAMED} more" if len(jobs) > NAMED else ""
-            verb = "jobs were" if len(jobs) > 1 else "job was"
-            logger.warning("%d %s lost at shutdown: %s%s", len(jobs), verb, "; ".join(jobs[:NAMED]), more)
+        lost = len(jobs) + len(waiting)
+        jobs += [f"{label(self._engine.view(record))} waiting" for record in waiting[:NAMED]]
+        if lost:
+            more = f" and {lost - NAMED} more" if lost > NAMED else ""
+            verb = "jobs were" if lost > 1 else "job was"
+            logger.warning("%d %s lost at shutdown: %s%s", lost, verb, "; ".join(jobs[:NAMED]), more)
 
     async def _close(self) -> None:
         engine = self._engine

@@ -10,7 +10,7 @@ import pytest
 from asgi_jobs.engine import dispatcher as module
 from asgi_jobs.engine.dispatcher import Dispatcher, resolve
 from asgi_jobs.job import JobState, Record
-from asgi_jobs.stores.base import Claimed, Outcome, Verdict
+from asgi_jobs.stores.base import Answer, Claimed, Outcome, Verdict
 from asgi_jobs.stores.memory import MemoryStore
 from asgi_jobs.testing import settle
 from tests.stores.bench import Bench, names
@@ -81,7 +81,7 @@ class Rig:
         self.told: list[str] = []
         self.bench = Bench()
         self.dispatcher = Dispatcher(
-            self.store,  # type: ignore[arg-type]
+            self.store,
             self.executor,  # type: ignore[arg-type]
             concurrency=3,
             threads=2,
@@ -291,4 +291,7 @@ async def test_resolve_takes_answers_of_both_kinds() -> None:
     async def later() -> int:
         return 2
 
-    assert [await resolve(1), await resolve(later())] == [1, 2]
+    at_once: Answer[int] = 1
+    assert await resolve(at_once) == 1
+    awaited: Answer[int] = later()
+    assert await resolve(awaited) == 2

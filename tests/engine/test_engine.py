@@ -100,11 +100,11 @@ async def test_join_ends_when_the_stop_has_cancelled_what_it_waited_for() -> Non
         await joining
 
 
-async def test_a_hundred_thousand_waiting_jobs_do_not_hold_up_the_stop() -> None:
-    jobs = Jobs(authorize="local", shutdown_timeout=timedelta(milliseconds=100), max_queued=200_000)
+async def test_tens_of_thousands_of_waiting_jobs_do_not_hold_up_the_stop() -> None:
+    jobs = Jobs(authorize="local", shutdown_timeout=timedelta(milliseconds=100))
     async with jobs:
         running = jobs.enqueue(forever, queue="q")
-        for _ in range(100_000):
+        for _ in range(30_000):
             jobs.enqueue(noop, queue="q")
         await settle()
         began = time.monotonic()

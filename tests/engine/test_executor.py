@@ -168,7 +168,7 @@ async def test_the_task_of_a_job_is_kept_alive_while_it_waits(jobs: Jobs) -> Non
     async def work() -> int:
         await asyncio.sleep(0)
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        asyncio.get_running_loop().call_later(0.02, lambda: future.done() or future.set_result(5))
+        asyncio.get_running_loop().call_later(0.02, future.set_result, 5)
         return await future
 
     job = jobs.enqueue(work)

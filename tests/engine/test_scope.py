@@ -14,7 +14,13 @@ from typing import Any
 import pytest
 from dishka import Provider, Scope
 from sqlalchemy import Engine, StaticPool, create_engine, event, insert, select, text, update
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_session, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
+    AsyncSession,
+    async_scoped_session,
+    async_sessionmaker,
+    create_async_engine,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 from asgi_jobs import InvalidCall, InvalidOptionType, Jobs, JobState, Retry, current_job
@@ -302,7 +308,11 @@ async def test_a_timeout_never_commits(db: Database, form: Form, commits: bool) 
     assert await db.texts() == []
 
 
-@every_async_form
+@pytest.mark.parametrize(
+    ("form", "commits"),
+    [(form_begin, True), (form_get_session_that_handles, True), (form_callable, False)],
+    ids=name_of,
+)
 async def test_a_shutdown_never_commits(db: Database, form: Form, commits: bool) -> None:
     flushed = asyncio.Event()
 
@@ -312,7 +322,7 @@ async def test_a_shutdown_never_commits(db: Database, form: Form, commits: bool)
         flushed.set()
         await asyncio.Event().wait()
 
-    async with jobs_of(form(db), shutdown_timeout=timedelta(seconds=1)) as jobs:
+    async with jobs_of(form(db), shutdown_timeout=timedelta(seconds=3)) as jobs:
         job = jobs.enqueue(work)
         await flushed.wait()
     assert job.state is JobState.CANCELLED
@@ -1136,13 +1146,13 @@ async def test_between_two_attempts_no_session_is_open(db: Database) -> None:
         raise ValueError("again later")
 
     clock = FakeClock()
-    async with jobs_of(db.maker, clock=clock, max_sessions=1) as jobs:
+    async with asyncio.timeout(9), jobs_of(db.maker, clock=clock, max_sessions=1) as jobs:
         job = jobs.enqueue(work, retries=Retry(2, base=timedelta(minutes=1), jitter=0))
         for attempt in (1, 2):
             while (job.attempt, job.state) != (attempt, JobState.SCHEDULED):
                 await asyncio.sleep(0.001)
             assert db.checked_out == 0
-            await clock.advance(timedelta(minutes=3))
+            await clock.advance(timedelta(minutes=attempt))
         await job.wait(LONG)
         assert (job.state, job.attempt) == (JobState.FAILED, 3)
 

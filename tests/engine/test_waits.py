@@ -245,7 +245,7 @@ async def test_two_jobs_that_wait_for_each_other_are_no_deadlock_but_for_the_sec
     outcome: dict[str, str] = {}
 
     async def work(me: str, other: str) -> None:
-        while len(made) < 2:  # noqa: ASYNC110
+        while len(made) < 2:
             await asyncio.sleep(0)
         try:
             await made[other].wait()

@@ -13,7 +13,7 @@ import pytest
 from asgi_jobs.errors import QueueFull
 from asgi_jobs.job import JobError, JobState, Record
 from asgi_jobs.stores import memory
-from asgi_jobs.stores.base import Verdict
+from asgi_jobs.stores.base import Query, Verdict
 from asgi_jobs.stores.memory import MemoryStore
 from tests.stores.bench import Bench, Ended, names, opened
 
@@ -222,6 +222,48 @@ async def test_a_shutdown_does_not_wait_for_a_paused_queue(store: Bench) -> None
     inside(store).pause("q")
     await store.queue("q", "a")
     assert inside(store).drained(store.now + 10)
+
+
+@pytest.mark.parametrize("state", ["scheduled", "queued", "running", "failed", "cancelled"])
+async def test_a_rare_state_is_found_without_a_look_at_all_records(
+    store: Bench, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at = 0
+    matches = memory._matches
+
+    def counting(record: Record, query: Query) -> bool:
+        nonlocal looked_at
+        looked_at += 1
+        return matches(record, query)
+
+    names_of = ("scheduled", "queued", "running", "failed", "cancelled")
+    rare = [store.job(name, name, delay=10**6 if name == "scheduled" else None) for name in names_of]
+    inside(store).pause("queued")
+    inside(store).add(rare)
+    for job in inside(store).exchange((), 10, 10).jobs:
+        if job.name != "running":
+            inside(store).exchange([Ended(job, Verdict[job.name.upper()])], 0, 0)
+    for _ in range(20):
+        inside(store).add([store.job("x") for _ in range(500)])
+        inside(store).exchange([Ended(job) for job in inside(store).exchange((), 500, 0).jobs], 0, 0)
+    monkeypatch.setattr(memory, "_matches", counting)
+    assert names(inside(store).find(Query(state=JobState(state)))) == [state]
+    assert looked_at <= 10
+
+
+async def test_the_newest_records_are_found_without_a_look_at_all(
+    store: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside(store).add([store.job(str(n)) for n in range(20_000)])
+    looked_at: list[Record] = []
+
+    def counting(record: Record, _: Query) -> bool:
+        looked_at.append(record)
+        return True
+
+    monkeypatch.setattr(memory, "_matches", counting)
+    assert len(inside(store).find(Query(limit=25))) == 25
+    assert len(looked_at) <= 26
 
 
 async def test_nothing_is_taken_in_when_a_batch_is_refused() -> None:
