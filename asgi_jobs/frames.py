@@ -282,13 +282,15 @@ def _follow(future: object, frames: list[FrameType], places: list[Place | Frame]
     if waits:  # it is said in the frame that waits
         places[-1] = replace(_frame(_place_of(frames[-1])), function=waits)
     future = futures[0] if futures else future
-    while future is not None and not isinstance(future, asyncio.Task):
+    for _ in range(FRAMES):  # futures may lead in a circle
+        if future is None or isinstance(future, asyncio.Task):
+            break
         waits, futures = _members_by_future(future)
         if not futures:
             return None
         places.append(replace(_frame(Place(asyncio.gather.__code__, None, None)), function=waits, code=""))
         future = futures[0]
-    return future
+    return future if isinstance(future, asyncio.Task) else None
 
 
 def _members_by_frame(frame: FrameType) -> tuple[str, list[object]]:
@@ -311,7 +313,7 @@ def _members_by_future(future: object) -> tuple[str, list[object]]:
         return _words(children, "of gather()")
     for callback, *_ in getattr(future, "_callbacks", None) or ():
         cells = getattr(callback, "__closure__", None) or ()
-        if getattr(callback, "__qualname__", "").startswith("shield."):
+        if getattr(callback, "__qualname__", "") == "shield.<locals>._outer_done_callback":  # the inner one leads back
             inner = [c.cell_contents for c in cells if isinstance(c.cell_contents, asyncio.Future)]
             return "waits for a shielded task", [f for f in inner if not f.done()]
     return "", []

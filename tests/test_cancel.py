@@ -546,8 +546,9 @@ async def test_an_interrupted_attempt_is_not_counted_as_a_failure() -> None:
 # Races
 
 
-async def test_ten_thousand_races_of_cancel_with_start_and_finish_have_one_consistent_end(jobs: Jobs) -> None:
-    rng = random.Random(3)
+@pytest.mark.parametrize("seed", range(4))  # ten thousand races in all
+async def test_races_of_cancel_with_start_and_finish_have_one_consistent_end(jobs: Jobs, seed: int) -> None:
+    rng = random.Random(seed)
     ends: Counter[str] = Counter()
     starts: Counter[str] = Counter()
     ran: Counter[str] = Counter()
@@ -572,20 +573,20 @@ async def test_ten_thousand_races_of_cancel_with_start_and_finish_have_one_consi
             await job.cancel()
 
     made: list[Job] = []
-    for _ in range(100):
+    for _ in range(25):
         batch = [jobs.enqueue(work, rng.randrange(3), queue=rng.choice(["a", "b", None, None])) for _ in range(100)]
         made += batch
         await asyncio.gather(*(race(job, rng.randrange(8)) for job in batch), jobs.join())
-    assert len(made) == 10_000
+    assert len(made) == 2_500
     assert {job.state for job in made} == {JobState.SUCCEEDED, JobState.CANCELLED}
     assert set(ends.values()) == {1}
-    assert len(ends) == 10_000
+    assert len(ends) == 2_500
     assert set(starts.values()) == {1}
     assert set(ran.values()) == {1}
     assert all(ran[job.id] <= starts[job.id] for job in made)
     assert all(job.state == "cancelled" or ran[job.id] == 1 for job in made)
     assert not any(job.cancelling or job.finished_at is None for job in made)
     counts = await jobs.counts()
-    assert counts[JobState.SUCCEEDED] + counts[JobState.CANCELLED] == 10_000
-    assert 500 < counts[JobState.CANCELLED] < 9_500
+    assert counts[JobState.SUCCEEDED] + counts[JobState.CANCELLED] == 2_500
+    assert 100 < counts[JobState.CANCELLED] < 2_400
     assert await jobs.queues() == []

@@ -276,6 +276,19 @@ async def test_a_task_that_has_ended_waits_nowhere_and_a_new_one_at_its_first_li
     assert frames_of_task(task) == []
 
 
+async def test_a_shielded_future_that_is_no_task_ends_the_look(look: Look, sea: Sea) -> None:
+    future = asyncio.get_running_loop().create_future()
+
+    async def shielding() -> None:
+        sea.reached.set()
+        await asyncio.shield(future)
+
+    frames = await look(shielding)
+
+    assert [frame.function for frame in frames][-1].endswith("shielding")
+    future.cancel()
+
+
 def test_two_tasks_that_wait_for_each_other_are_told_once() -> None:
     tasks: list[asyncio.Task[None]] = []
 

@@ -184,6 +184,13 @@ def test_a_relative_state_directory_counts_as_unset(monkeypatch: pytest.MonkeyPa
     assert state_directory() == tmp_path / ".local" / "state" / "asgi_jobs"
 
 
+def test_of_two_processes_that_write_the_key_the_first_one_counts() -> None:
+    kept = find_key()
+    keyfile._create(state_directory() / "key", "k" * 32)
+    assert find_key() == kept
+    assert [path.name for path in state_directory().iterdir()] == ["key"]
+
+
 @pytest.mark.processes
 def test_processes_that_start_together_share_one_key() -> None:
     code = "import runpy, sys; print(runpy.run_path(sys.argv[1])['find_key']().value)"

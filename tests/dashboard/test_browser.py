@@ -53,6 +53,10 @@ async def fine() -> None:
     """Does what it should."""
 
 
+async def report() -> None:
+    """Sums up yesterday's orders for every tenant."""
+
+
 async def broken() -> None:
     current_job().log("began")
     raise ValueError("out of paper")
@@ -78,6 +82,7 @@ async def serve(jobs: Jobs) -> AsyncIterator[Site]:
 async def site() -> AsyncIterator[Site]:
     jobs = Jobs(authorize=lambda request: True, title="Shop jobs", queues={"thumbnails": 4})
     jobs.task(every=timedelta(hours=6))(fine)
+    jobs.task(cron="0 3 * * *", timezone="Europe/Berlin", key="shop:nightly_report")(report)
     async for served in serve(jobs):
         yield served
 

@@ -519,6 +519,11 @@ async def test_without_a_mount_the_application_itself_is_the_page() -> None:
     jobs = open_jobs()
     async with jobs:
         await links_work(jobs, "")
+        client = httpx.AsyncClient(transport=httpx.ASGITransport(jobs), base_url="http://test")
+        async with client:
+            for method, path, status in (("GET", "/nothing", 404), ("DELETE", "/jobs", 405)):
+                answer = await client.request(method, path, headers={"accept": "application/json"})
+                assert (answer.status_code, set(answer.json())) == (status, {"error"})
 
 
 async def test_several_pages_in_one_application_do_not_meet() -> None:

@@ -1671,7 +1671,8 @@ async def test_a_limiter_serves_in_order_and_survives_cancels_at_every_moment() 
     tasks[1].cancel()
     limiter.release()
     tasks[0].cancel()  # the place was just given to it
-    await asyncio.gather(*tasks, return_exceptions=True)
+    async with asyncio.timeout(5):
+        await asyncio.gather(*tasks, return_exceptions=True)
     assert order == [2, 3, 4]
     assert limiter.free == 1
 

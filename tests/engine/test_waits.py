@@ -308,6 +308,23 @@ async def test_waiting_for_a_job_behind_another_that_ends_by_itself_is_no_deadlo
     assert await asyncio.wait_for(jobs.enqueue(work, queue="x").result(), DEADLINE) == 42
 
 
+async def test_waiting_for_a_job_between_two_attempts_is_no_deadlock() -> None:
+    clock = FakeClock()
+    async with Jobs(authorize="local", clock=clock) as jobs:
+
+        async def flaky() -> None:
+            if current_job().job.attempt == 1:
+                raise ValueError
+
+        held = jobs.enqueue(flaky, queue="y", retries=1)
+        await settle()
+        assert held.held
+        job = jobs.enqueue(held.wait, queue="x")
+        await clock.advance(timedelta(seconds=5))
+        await asyncio.wait_for(job.wait(), DEADLINE)
+        assert (held.state, job.state) == ("succeeded", "succeeded")
+
+
 async def test_join_inside_a_job_is_refused(jobs: Jobs) -> None:
     async def work() -> str:
         return await refused(jobs.join)

@@ -614,6 +614,14 @@ async def test_an_endless_producer_on_one_name_starves_nobody(store: Bench) -> N
     assert "modest" in started
 
 
+async def test_a_queue_with_many_slots_lets_others_start_between_its_jobs(make: Make) -> None:
+    store = await make(limits={"wide": 3})
+    await store.queue("wide", "a", "b", "c")
+    await store.queue("q", "other")
+    assert names(await store.claim(2)) == ["a", "other"]
+    assert names(await store.claim(2)) == ["b", "c"]
+
+
 async def test_every_ready_queue_starts_within_one_round(store: Bench) -> None:
     for n in range(30):
         await store.queue(f"q{n}", *"abc")
