@@ -152,8 +152,11 @@ class Store(Protocol):
     """Whether jobs outlive the process."""
     revision: int
     """Grows with every change."""
-    trimmed: bool
-    """Whether logs and tracebacks of kept records were dropped for their size."""
+
+    @property
+    def trimmed(self) -> bool:
+        """Whether logs and tracebacks of kept records were dropped for their size."""
+        ...
 
     def open(self, callbacks: Callbacks) -> Answer[None]:
         """Make ready to be used: tables, identity, listener. Called at each start."""

@@ -6,13 +6,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import dropwhile, islice
-from operator import attrgetter
 from threading import Lock
 from time import monotonic as real_monotonic
 from typing import Any
 
 from asgi_jobs.errors import QueueFull
-from asgi_jobs.job import ATTEMPTS_KEPT, Attempt, Details, JobError, JobState, Record, number_in
+from asgi_jobs.job import ATTEMPTS_KEPT, Attempt, Details, JobState, Record
+from asgi_jobs.stores.archive import Archive
 from asgi_jobs.stores.base import (
     Callbacks,
     Cancelled,
@@ -25,14 +25,13 @@ from asgi_jobs.stores.base import (
     Verdict,
 )
 from asgi_jobs.stores.lanes import STALE_BEFORE_SWEEP, Lane
+from asgi_jobs.stores.search import matches, newest_first, number_of
 
 SCHEDULED, QUEUED, RUNNING = JobState.SCHEDULED, JobState.QUEUED, JobState.RUNNING
-SUCCEEDED, FAILED, CANCELLED = JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED
+SUCCEEDED, CANCELLED = JobState.SUCCEEDED, JobState.CANCELLED
 HELD, SUCCESS = Verdict.HELD, Verdict.SUCCEEDED
 STATES: dict[Verdict, JobState] = {verdict: verdict.value for verdict in Verdict}  # `value` costs 130 ns a time
 
-ARGUMENTS_KEPT = 1_000
-TEXT_LIMIT = 64 * 2**20
 SEARCHED = 10_000
 FEW = 5_000
 NOTHING = Claimed(())
@@ -54,7 +53,6 @@ class MemoryStore:
         self._monotonic = monotonic
         self._limits = limits
         self._max_queued = max_queued
-        self._max_finished = max_finished
         self._lock = Lock()
         self._records: dict[int, Record] = {}  # by number: in the order of enqueue
         self._most = 0  # the most records since the dictionary was made; an emptied one keeps its table
@@ -67,15 +65,9 @@ class MemoryStore:
         self._unique: dict[str, Record] = {}
         self._tickets: dict[str, Ticket] = {}
         self._running: set[Record] = set()
-        self._unlucky: dict[JobState, dict[int, Record]] = {FAILED: {}, CANCELLED: {}}
-        self._finished: deque[Record] = deque()
-        self._with_arguments: deque[Record] = deque()
-        self._texts: deque[tuple[Record, int]] = deque()
-        self._text_size = 0
         self._tally = dict.fromkeys(JobState, 0)
+        self._archive = Archive(self._records, self._tally, max_finished)
         self._retrying = 0  # of the scheduled ones, those between two attempts
-        self._last_failed: dict[str | None, Record] = {}
-        self.trimmed = False
         self.revision = 0
         for name, limit in limits.items():
             self._lanes[name] = Lane(name, limit)
@@ -252,20 +244,14 @@ class MemoryStore:
         self._running.discard(record)
         record.state = SUCCEEDED
         record.finished = now
-        record.error = record.func = record.kwargs = None
-        record.args = ()
-        tally = self._tally
-        tally[RUNNING] -= 1
-        tally[SUCCEEDED] += 1
+        record.error = None
+        self._tally[RUNNING] -= 1
         lane = record.lane
         if lane is not None:
             record.lane = None
             lane.release(record)
             self._offer(lane)
-        finished = self._finished
-        finished.append(record)
-        if len(finished) > self._max_finished:
-            self._drop_oldest()
+        self._archive.keep(record)
 
     def _settle(self, outcome: Outcome, now: float) -> None:
         record = outcome.record
@@ -375,77 +361,18 @@ class MemoryStore:
         record.state = state
         record.finished = now
         record.lane = None
-        self._tally[state] += 1
-        if state is SUCCEEDED:
-            record.func = record.kwargs = None
-            record.args = ()
-        else:
-            self._keep_arguments(record, state)
-        if record.details is not None or record.error is not None:
-            self._tidy(record)
-        self._finished.append(record)
-        if len(self._finished) > self._max_finished:
-            self._drop_oldest()
-
-    def _keep_arguments(self, record: Record, state: JobState) -> None:
-        self._unlucky[state][record.number] = record
-        if state is FAILED:
-            self._last_failed[record.queue] = record
-        self._with_arguments.append(record)
-        if len(self._with_arguments) > ARGUMENTS_KEPT:
-            oldest = self._with_arguments.popleft()
-            oldest.func = oldest.kwargs = None
-            oldest.args = ()
-
-    def _tidy(self, record: Record) -> None:
-        """Forget what only an unfinished job needs, and keep texts within their limit."""
-        size = len(record.error.traceback) if record.error else 0
         details = record.details
         if details is not None:
             details.held = False
             if details.unique is not None and self._unique.get(details.unique) is record:
                 del self._unique[details.unique]
-            size += sum(map(len, details.log or ()))
-        if not size:
-            return
-        self._texts.append((record, size))
-        self._text_size += size
-        while self._text_size > TEXT_LIMIT:
-            self._trim_oldest()
-
-    def _trim_oldest(self) -> None:
-        record, size = self._texts.popleft()
-        self._text_size -= size
-        self.trimmed = True
-        if record.error is not None:
-            record.error = JobError(record.error.type, record.error.message, "")
-        if record.details is not None:
-            record.details.log = None
-
-    def _drop_oldest(self) -> None:
-        record = self._finished.popleft()
-        del self._records[record.number]
-        self._tally[record.state] -= 1
-        if record.state is not SUCCEEDED:
-            del self._unlucky[record.state][record.number]
-        if self._last_failed.get(record.queue) is record:
-            del self._last_failed[record.queue]
-        if self._with_arguments and self._with_arguments[0] is record:
-            self._with_arguments.popleft()
-        if self._texts and self._texts[0][0] is record:
-            self._text_size -= self._texts.popleft()[1]
+        self._archive.keep(record)
 
     def prune(self, keep: float, limit: int) -> int:
         """See `Store.prune`."""
         with self._lock:
-            before = self._monotonic() - keep
             self._most = max(self._most, len(self._records))
-            dropped = 0
-            while dropped < limit and self._finished and self._finished[0].finished <= before:  # type: ignore[operator]
-                self._drop_oldest()
-                dropped += 1
-            if not self._finished:
-                self.trimmed = False
+            dropped = self._archive.prune(self._monotonic() - keep, limit)
             if dropped < limit:
                 self._shrink()
             self.revision += bool(dropped)
@@ -457,10 +384,14 @@ class MemoryStore:
             self._records = dict(self._records)
             self._lanes = dict(self._lanes)
             self._unique = dict(self._unique)
-            self._last_failed = dict(self._last_failed)
-            self._unlucky = {state: dict(records) for state, records in self._unlucky.items()}
             self._running = set(self._running)
+            self._archive.shrink(self._records)
             self._most = len(self._records)
+
+    @property
+    def trimmed(self) -> bool:
+        """See `Store.trimmed`."""
+        return self._archive.trimmed
 
     # Acting on jobs and queues
 
@@ -553,8 +484,7 @@ class MemoryStore:
     # Looking
 
     def _find(self, id: str) -> Record | None:
-        # The prefix changes with each start, its length does not.
-        number = number_in(id, id[:PREFIX_WIDTH])
+        number = number_of(id)
         record = self._records.get(number) if number is not None else None
         return record if record is not None and record.id == id else None
 
@@ -566,12 +496,12 @@ class MemoryStore:
         """See `Store.find`."""
         with self._lock:
             if query.state is not None and query.state is not SUCCEEDED and self._tally[query.state] <= FEW:
-                found = _before(self._in_state(query.state), query.before)
+                found = newest_first(self._in_state(query.state), query.before)
             else:
                 found = self._newest(query.before)
             if query.text is not None:
                 found = islice(found, SEARCHED)
-            return list(islice((record for record in found if _matches(record, query)), query.limit))
+            return list(islice((record for record in found if matches(record, query)), query.limit))
 
     def _in_state(self, state: JobState) -> Iterable[Record]:
         """All records in a state in which there are few, found without a look at the others."""
@@ -579,7 +509,7 @@ class MemoryStore:
             return self._running
         if state is SCHEDULED:
             return [record for _, _, record in self._delayed if record.state is SCHEDULED]
-        return self._queued() if state is QUEUED else self._unlucky[state].values()
+        return self._queued() if state is QUEUED else self._archive.unlucky[state].values()
 
     def _queued(self) -> list[Record]:
         found = [item for line in (self._ready, self._parked) for item in line if type(item) is Record]
@@ -592,7 +522,7 @@ class MemoryStore:
         newest = reversed(self._records.values())
         if before is None:
             return newest
-        number = number_in(before, before[:PREFIX_WIDTH])
+        number = number_of(before)
         if number is None:
             return iter(())
         if number in self._records:  # in the order of the commits a lower number may come later
@@ -624,18 +554,22 @@ class MemoryStore:
     def standings(self) -> list[Standing]:
         """See `Store.standings`."""
         with self._lock:
-            return [
-                Standing(
-                    name=lane.name,
-                    limit=lane.limit,
-                    queued=lane.queued,
-                    paused=lane.paused,
-                    holders=list(lane.holders),
-                    head=lane.head,
-                    last_failed=self._last_failed.get(lane.name),
-                )
-                for lane in self._lanes.values()
-            ]
+            lanes = dict(self._lanes)
+            for _, _, record in self._delayed:  # a delayed job has no place in its queue, but the queue has it
+                if record.state is SCHEDULED and record.queue is not None and record.queue not in lanes:
+                    lanes[record.queue] = Lane(record.queue, self._limits.get(record.queue, 1))
+            return [self._standing(lane) for lane in lanes.values()]
+
+    def _standing(self, lane: Lane) -> Standing:
+        return Standing(
+            name=lane.name,
+            limit=lane.limit,
+            queued=lane.queued,
+            paused=lane.paused,
+            holders=list(lane.holders),
+            head=lane.head,
+            last_failed=self._archive.last_failed.get(lane.name),
+        )
 
     def holders(self, record: Record) -> Sequence[Record]:
         """See `Store.holders`."""
@@ -670,37 +604,8 @@ class MemoryStore:
             return waiting
 
 
-PREFIX_WIDTH = 10
-
-
-def _before(records: Iterable[Record], before: str | None) -> Iterator[Record]:
-    """The records, newest first, that are older than the job of this id."""
-    if before is not None:
-        number = number_in(before, before[:PREFIX_WIDTH])
-        records = () if number is None else (record for record in records if record.number < number)
-    return iter(sorted(records, key=attrgetter("number"), reverse=True))
-
-
 def _may_be_ready(item: Record | Lane) -> bool:
     if isinstance(item, Lane):
         item.ready = item.head is not None
         return item.ready
     return item.state is QUEUED
-
-
-def _matches(record: Record, query: Query) -> bool:
-    return (
-        (query.state is None or record.state is query.state)
-        and (query.queue is None or record.queue == query.queue)
-        and (query.task is None or record.plan.key == query.task)
-        and (query.text is None or contains(record, query.text))
-    )
-
-
-def contains(record: Record, text: str) -> bool:
-    """Whether the text stands in name, function, queue, error or id; upper and lower case alike."""
-    wanted = text.casefold()
-    places: list[Any] = [record.name, record.plan.key, record.queue, record.id]
-    if record.error is not None:
-        places += [record.error.type, record.error.message]
-    return any(wanted in place.casefold() for place in places if place)

@@ -12,7 +12,7 @@ import pytest
 
 from asgi_jobs.errors import QueueFull
 from asgi_jobs.job import JobError, JobState, Record
-from asgi_jobs.stores import memory
+from asgi_jobs.stores import archive, memory
 from asgi_jobs.stores.base import Query, Verdict
 from asgi_jobs.stores.memory import MemoryStore
 from tests.stores.bench import Bench, Ended, names, opened
@@ -65,7 +65,7 @@ async def test_the_last_thousand_failed_and_cancelled_jobs_keep_their_arguments(
 async def test_logs_and_tracebacks_are_trimmed_at_their_limit_the_oldest_first(
     store: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "TEXT_LIMIT", 250)
+    monkeypatch.setattr(archive, "TEXT_LIMIT", 250)
     await store.queue(None, "a", "b", "c")
     claimed = await store.claim()
     for job in claimed[:2]:
@@ -80,7 +80,7 @@ async def test_logs_and_tracebacks_are_trimmed_at_their_limit_the_oldest_first(
 
 
 async def test_texts_of_records_that_are_gone_count_no_more(store: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "TEXT_LIMIT", 250)
+    monkeypatch.setattr(archive, "TEXT_LIMIT", 250)
     for _ in range(10):
         await store.queue(None, "a", "b")
         for job in await store.claim():
@@ -91,7 +91,7 @@ async def test_texts_of_records_that_are_gone_count_no_more(store: Bench, monkey
 
 
 def test_the_limit_of_all_texts_is_64_mib() -> None:
-    assert memory.TEXT_LIMIT == 64 * 1024 * 1024
+    assert archive.TEXT_LIMIT == 64 * 1024 * 1024
 
 
 async def test_a_finished_record_over_the_count_goes_at_once() -> None:
@@ -229,7 +229,7 @@ async def test_a_rare_state_is_found_without_a_look_at_all_records(
     store: Bench, state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked_at = 0
-    matches = memory._matches
+    matches = memory.matches
 
     def counting(record: Record, query: Query) -> bool:
         nonlocal looked_at
@@ -246,7 +246,7 @@ async def test_a_rare_state_is_found_without_a_look_at_all_records(
     for _ in range(20):
         inside(store).add([store.job("x") for _ in range(500)])
         inside(store).exchange([Ended(job) for job in inside(store).exchange((), 500, 0).jobs], 0, 0)
-    monkeypatch.setattr(memory, "_matches", counting)
+    monkeypatch.setattr(memory, "matches", counting)
     assert names(inside(store).find(Query(state=JobState(state)))) == [state]
     assert looked_at <= 10
 
@@ -261,7 +261,7 @@ async def test_the_newest_records_are_found_without_a_look_at_all(
         looked_at.append(record)
         return True
 
-    monkeypatch.setattr(memory, "_matches", counting)
+    monkeypatch.setattr(memory, "matches", counting)
     assert len(inside(store).find(Query(limit=25))) == 25
     assert len(looked_at) <= 26
 
