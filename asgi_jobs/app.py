@@ -17,7 +17,6 @@ from typing import Any, ParamSpec, Self, TypeVar, overload
 from dishka import AsyncContainer
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from asgi_jobs.call import Planner, called_hint
 from asgi_jobs.clock import Clock
 from asgi_jobs.dashboard.access import Access
 from asgi_jobs.dashboard.routes import build
@@ -43,6 +42,7 @@ from asgi_jobs.events import Listener
 from asgi_jobs.frames import Frame
 from asgi_jobs.info import Health, Place, TaskInfo
 from asgi_jobs.job import UNSET, Job, JobState, Record, view_of
+from asgi_jobs.planner import Planner, called_hint
 from asgi_jobs.policy import policy_of
 from asgi_jobs.queues import describe
 from asgi_jobs.settings import Authorize, Settings, check_queue, check_text, to_origins, to_path

@@ -17,8 +17,8 @@ import pytest
 from dishka import Provider, Scope
 
 from asgi_jobs import InvalidCall, Job, Jobs, JobState, Retry, current_job
-from asgi_jobs.call import Planner, task_key
 from asgi_jobs.engine.scope import Scopes
+from asgi_jobs.planner import Planner, task_key
 from asgi_jobs.task import Policy
 from asgi_jobs.testing import FakeClock, settle
 
@@ -466,7 +466,7 @@ def test_objects_that_wrap_functions_do_not_meet(planner: Planner) -> None:
 
 
 def test_plans_are_not_kept_without_bound(planner: Planner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("asgi_jobs.call.PLANS_KEPT", 20)
+    monkeypatch.setattr("asgi_jobs.planner.PLANS_KEPT", 20)
     for _ in range(100):
         namespace: dict[str, Any] = {}
         exec("def made(): pass", namespace)

@@ -38,10 +38,10 @@ from asgi_jobs.job import Job, Record, view_of
 from asgi_jobs.stores.base import Verdict
 
 if TYPE_CHECKING:
-    from asgi_jobs.call import Planner
     from asgi_jobs.clock import Clock
     from asgi_jobs.engine.scope import Scopes
     from asgi_jobs.job import Engine as Facade
+    from asgi_jobs.planner import Planner
     from asgi_jobs.settings import Settings
     from asgi_jobs.stores.base import Store
     from asgi_jobs.task import Task

@@ -9,12 +9,13 @@ from secrets import choice
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from asgi_jobs.call import Plan, Planner
+from asgi_jobs.call import Plan
 from asgi_jobs.clock import Epoch
 from asgi_jobs.engine.commit import hang
 from asgi_jobs.engine.guard import Guard
 from asgi_jobs.errors import ArgumentsGone, InvalidCall, InvalidOption, InvalidOptionType, InvalidState
 from asgi_jobs.job import UNSET, Job, Record, view_of
+from asgi_jobs.planner import Planner
 from asgi_jobs.settings import QUEUE_NAME_LIMIT, check_queue, clean_name
 from asgi_jobs.task import LONGEST, Task, With, check_timedelta, to_retry
 

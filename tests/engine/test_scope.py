@@ -24,7 +24,7 @@ from sqlalchemy.ext.asyncio import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 from asgi_jobs import InvalidCall, InvalidOptionType, Jobs, JobState, Retry, current_job
-from asgi_jobs.engine.scope import Limiter, SessionFactory
+from asgi_jobs.engine.sessions import Limiter, SessionFactory
 from asgi_jobs.testing import FakeClock, settle
 
 LONG = timedelta(seconds=8)

@@ -12,7 +12,7 @@ import pytest
 
 from asgi_jobs.errors import QueueFull
 from asgi_jobs.job import JobError, JobState, Record
-from asgi_jobs.stores import archive, memory
+from asgi_jobs.stores import archive, memory, search
 from asgi_jobs.stores.base import Query, Verdict
 from asgi_jobs.stores.memory import MemoryStore
 from tests.stores.bench import Bench, Ended, names, opened
@@ -229,7 +229,7 @@ async def test_a_rare_state_is_found_without_a_look_at_all_records(
     store: Bench, state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked_at = 0
-    matches = memory.matches
+    matches = search.matches
 
     def counting(record: Record, query: Query) -> bool:
         nonlocal looked_at
