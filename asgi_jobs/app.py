@@ -139,6 +139,8 @@ class Jobs:
         )
         if store is not None:
             raise InvalidOption("store: this version keeps jobs in memory only; leave it out")
+        if direct_url is not None or create_tables is not True:
+            raise InvalidOption("direct_url and create_tables are of stores in a database; leave them out")
         if concurrency == 0:
             raise InvalidOption("concurrency=0 leaves the jobs to workers, and a store in memory has none")
         if clock is not None and not isinstance(clock, Clock):

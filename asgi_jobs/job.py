@@ -368,6 +368,11 @@ class Job:
         """Whether the store has accepted it."""
         return bool(self._record.stored)
 
+    @property
+    def repeatable(self) -> bool:
+        """It has ended, and its function and arguments are still kept: it can be run again."""
+        return self._record.finished is not None and self._record.func is not None
+
     # How it stands
 
     @property

@@ -114,6 +114,14 @@ class Planner:
         if hint is None or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             return None
         hint, component = _unwrap(hint)
+        if parameter.default is DEPENDS:
+            need = None if _is_builtin(hint) else self._catalog.find(hint, component)
+            if need is None:
+                raise InvalidCall(
+                    f"the default of parameter {parameter.name!r} is a Depends(…), which only requests resolve, "
+                    f"and nothing provides {_name(hint)}: add it to Jobs(providers=[…]), or pass a value"
+                )
+            return need
         if component is None and (parameter.default is not parameter.empty or _is_builtin(hint)):
             return None
         return self._catalog.find(hint, component)
@@ -221,6 +229,8 @@ def _signature(func: Any, inner: Any, label: str) -> tuple[inspect.Signature, di
 def _without_value(parameter: inspect.Parameter) -> inspect.Parameter:
     """The parameter with its default as text: plans are remembered, and must keep no object alive."""
     default = parameter.default
+    if any(base.__name__ == "Depends" for base in type(default).__mro__):
+        return parameter.replace(default=DEPENDS)
     if default is parameter.empty or isinstance(default, (bool, int, float, str, bytes, NoneType)):
         return parameter
     return parameter.replace(default=_Shown("…"))
@@ -231,6 +241,9 @@ class _Shown(str):
 
     def __repr__(self) -> str:
         return str(self)
+
+
+DEPENDS = _Shown("Depends(…)")  # a default of FastAPI's: what it depends on is the scope's to give
 
 
 def _annotations(func: Any) -> Mapping[str, Any]:

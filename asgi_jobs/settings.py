@@ -77,6 +77,8 @@ class Settings:
             value = getattr(self, name)
             if not isinstance(value, str) and not (value is None and name != "title"):
                 raise InvalidOptionType(f"{name} must be a text, not {value!r}")
+        if self.home_url is not None and not self.home_url.startswith(("/", "http://", "https://")):
+            raise InvalidOption(f"home_url must begin with /, http:// or https://, not {self.home_url!r}")
         if not isinstance(self.create_tables, bool):
             raise InvalidOptionType(f"create_tables must be True or False, not {self.create_tables!r}")
         if self.templates is not None and not self.templates.is_dir():

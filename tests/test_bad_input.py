@@ -69,14 +69,14 @@ SECOND = timedelta(seconds=1)
     origins=[5, None, "example.com", ["example.com"], [5]],
     title=[5, None, b"bytes"],
     badge=[5, b"bytes"],
-    home_url=[5, b"/"],
+    home_url=[5, b"/", "javascript:alert(1)", "example.com"],
     templates=[5, "/no/such/directory", ["a"]],
     store=[5, object()],
     session_factory=["text", 5, [], object()],
     providers=[5, "text", None, [5], [object()], {"a": 1}],
     container=[5, object(), "text"],
-    create_tables=[None, "yes"],
-    direct_url=[5],
+    create_tables=[None, "yes", False],
+    direct_url=[5, "postgresql+asyncpg://direct/app"],
     clock=[5, "now"],
 )
 def test_jobs(option: str, value: Any) -> None:

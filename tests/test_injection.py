@@ -259,6 +259,20 @@ async def test_annotated_with_depends_counts_as_the_session(jobs: Jobs) -> None:
     assert await value_of(jobs.enqueue(use, 1)) == (OwnSession, 1)
 
 
+async def test_a_default_of_depends_counts_as_what_it_stands_for(jobs: Jobs) -> None:
+    async def get_session() -> AsyncSession:
+        raise AssertionError("FastAPI's, not ours")
+
+    async def use(n: int, session: AsyncSession = Depends(get_session)) -> tuple[type, int]:
+        return type(session), n
+
+    async def nothing_gives_it(n: int = Depends(get_session)) -> None: ...
+
+    assert await value_of(jobs.enqueue(use, 1)) == (OwnSession, 1)
+    with pytest.raises(InvalidCall, match=r"'n' is a Depends"):
+        jobs.enqueue(nothing_gives_it)
+
+
 async def test_the_factorys_own_session_class_counts_alike(jobs: Jobs) -> None:
     async def use(session: OwnSession, same: AsyncSession) -> bool:
         return type(session) is OwnSession and same is session

@@ -115,6 +115,8 @@ def _since(job: Job, now: datetime) -> Parts:
 
 
 def _actions(job: Job, around: Around, links: Links, now: datetime) -> Sequence[Action]:
+    if job.state.finished and not job.repeatable:
+        return ()
     if job.state.finished:
         return (Action("Run again", links.job(job.id, "retry"), css="pri", icon="retry"),)
     release = Action(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from asgi_jobs.stores.base import QueueInfo
 
 STOPPING = timedelta(seconds=10)  # a job that has not ended by then is not stopping
+TICK = timedelta(seconds=1)  # what is only a matter of time is looked at again after this
 LOOKED_AT = 200  # running and failed jobs looked at, newest first: the work is bounded
 NAMED = 50  # blocked queues of which the blocking job is read
 
@@ -48,7 +49,10 @@ class Pulse:
     @property
     def facts(self) -> tuple[object, ...]:
         """What the clock makes of the data: part of each ETag."""
-        return tuple((harm.kind, harm.since, harm.jobs[0].id, len(harm.jobs)) for harm in self.harms)
+        return tuple(
+            (harm.kind, harm.since, harm.jobs[0].id, len(harm.jobs), harm.queue and harm.queue.waiting_at)
+            for harm in self.harms
+        )
 
     def holds(self, now: datetime) -> bool:
         """Whether the clock has changed nothing since."""
@@ -89,7 +93,7 @@ async def take(jobs: Jobs) -> Pulse:
     harms = [*sorted(held_up, key=lambda harm: harm.since), *await _failures(jobs, failed)]
     troubled = {harm.jobs[0].queue for harm in harms if harm.kind != "failed"}
     queues.sort(key=lambda queue: (queue.name not in troubled, *_longest_wait_first(queue)))
-    return Pulse(counts, queues, harms, _next_turn(queues, running, now, jobs.settings.stuck_after))
+    return Pulse(counts, queues, harms, _next_turn(queues, running, now))
 
 
 def _longest_wait_first(queue: QueueInfo) -> tuple[bool, float, bool, str]:
@@ -151,16 +155,13 @@ def alike(job: Job) -> tuple[str, str]:
     return job.task, short_type(job.error.type) if job.error else ""
 
 
-def _next_turn(queues: list[QueueInfo], running: list[Job], now: datetime, stuck_after: timedelta) -> datetime | None:
+def _next_turn(queues: list[QueueInfo], running: list[Job], now: datetime) -> datetime | None:
     """When time alone may change the pulse next: a queue becomes blocked, a job is seen not to stop."""
     turns = [
         job.cancel_requested_at + STOPPING + timedelta(milliseconds=1)
         for job in running
         if job.cancelling and job.cancel_requested_at is not None and not not_stopping(job, now)
     ]
-    for queue in queues:
-        if queue.oldest_wait is not None and queue.current and not queue.blocked_by:
-            # Past the limit already: the job before it reports progress. Nothing says when it last did.
-            left = stuck_after - timedelta(seconds=queue.oldest_wait)
-            turns.append(now + max(left, timedelta(seconds=1)))
+    if any(queue.oldest_wait is not None for queue in queues):  # how long, and behind which line of code, moves on
+        turns.append(now + TICK)
     return min(turns, default=None)

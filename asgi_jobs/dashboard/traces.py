@@ -9,7 +9,8 @@ from pathlib import Path
 
 _FRAME = re.compile(r'^[ |+]*File "(?P<file>[^"\n]+)", line (?P<line>\d+)(?:, in (?P<function>.+))?$')
 _NEW_TRACEBACK = re.compile(r"^[ |+]*(?:\+ Exception Group )?Traceback \(most recent call last\)")
-_FOREIGN = ("site-packages", "dist-packages", "/asgi_jobs/", "\\asgi_jobs\\", "<frozen ", "<string>")
+_OURS = str(Path(__file__).parents[1])  # by where it lies: a checkout may have our name as well
+_FOREIGN = ("site-packages", "dist-packages", "<frozen ", "<string>")
 _STDLIB = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib")} - {None})
 
 
@@ -58,7 +59,7 @@ def _frame(found: re.Match[str], following: str) -> TraceFrame:
 
 def is_own(file: str) -> bool:
     """Whether a file is the application's: not a library's, not Python's, not ours."""
-    return not any(mark in file for mark in _FOREIGN) and not file.startswith(_STDLIB)
+    return not any(mark in file for mark in _FOREIGN) and not file.startswith((*_STDLIB, _OURS))
 
 
 def shortened(file: str) -> str:

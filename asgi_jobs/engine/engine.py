@@ -179,8 +179,10 @@ class Engine:
             if self.dispatcher.claiming and run is not None and run.belongs_to(self.executor):
                 return None
             return ShuttingDown("the application is stopping and takes no more jobs")
+        if self.status == "stopped":
+            return NotRunning("the job engine has stopped with its application, and takes no more jobs")
         return NotRunning(
-            f"the job engine {'has stopped' if self.status == 'stopped' else 'has not started'}. Add the middleware, "
+            "the job engine has not started. Add the middleware, "
             "Middleware(JobsMiddleware, jobs=jobs), or lifespan=jobs.lifespan, to your application: a mounted app gets "
             "no lifespan of its own. In tests: `with TestClient(app) as client:` (the `with` runs the lifespan) or "
             "`async with jobs:` around the calls; in scripts: `async with jobs:`"

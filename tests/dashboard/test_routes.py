@@ -431,6 +431,33 @@ async def test_an_unchanged_page_is_not_sent_again_and_a_changed_one_is(site: Si
                 assert (await client.get(path, headers=known)).status_code == 200, path
 
 
+async def test_a_queue_that_hangs_is_shown_as_it_hangs_now(site: Site) -> None:
+    clock = FakeClock()
+    jobs = open_jobs(clock=clock, stuck_after=timedelta(seconds=10))
+    first, second = asyncio.Event(), asyncio.Event()
+
+    async def two_phases() -> None:
+        await first.wait()
+        await second.wait()
+
+    async with jobs:
+        jobs.enqueue(two_phases, queue="email")
+        jobs.enqueue(fine, queue="email")
+        await clock.advance(timedelta(seconds=20))
+        client = site(jobs)
+        seen = await client.get("/queues", headers={"accept": "application/json"})
+        first.set()
+        await clock.advance(timedelta(seconds=2))
+        again = await client.get(
+            "/queues", headers={"accept": "application/json", "if-none-match": seen.headers["etag"]}
+        )
+        before, after = seen.json()[0], again.json()[0]
+        assert after["oldest_wait"] > before["oldest_wait"]
+        assert after["waiting_at"] != before["waiting_at"]
+        assert "two_phases" in after["waiting_at"]
+        second.set()
+
+
 async def test_what_the_clock_makes_of_the_data_is_a_change(site: Site) -> None:
     clock = FakeClock()
     jobs = open_jobs(clock=clock)

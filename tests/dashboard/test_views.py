@@ -186,6 +186,12 @@ async def test_a_finished_job_can_be_run_again_and_a_waiting_one_cancelled_after
     assert (again.label, again.css, again.question) == ("Run again", "pri", ())
 
 
+async def test_a_job_whose_arguments_are_gone_does_not_offer_to_run_again(jobs: Jobs, clock: FakeClock) -> None:
+    job = await jobs.enqueue(fine).wait()
+    assert not job.repeatable
+    assert view(job, jobs).actions == ()
+
+
 async def test_failures_alike_are_one_thing_and_the_newest_comes_first(jobs: Jobs, clock: FakeClock) -> None:
     async def another() -> None:
         raise KeyError("x")
@@ -310,6 +316,15 @@ httpx.ConnectTimeout: no answer
         ("shop/hooks.py:58", "deliver", "await post(client)"),
     ]
     assert traces.count_frames(text) == 4
+
+
+def test_a_checkout_with_the_packages_name_is_an_application_all_the_same() -> None:
+    ours = Path(traces.__file__).parents[1]
+    lines = [
+        f'  File "{file}", line 1, in f\n    f()' for file in ("/home/ann/asgi_jobs/shop/a.py", ours / "engine/run.py")
+    ]
+    text = "\n".join(["Traceback (most recent call last):", *lines, "E"])
+    assert [frame.at.endswith("shop/a.py:1") for frame in traces.own_frames(text)] == [True]
 
 
 def test_where_no_frame_is_the_applications_the_place_of_the_error_is_shown() -> None:
