@@ -70,7 +70,7 @@ class Listeners:
 
 def label(job: Job) -> str:
     """The job for a log line; control characters are escaped, so that a name cannot forge lines."""
-    return f"{printable(job.name)!r} ({job.id})"
+    return f"'{printable(job.name)}' ({job.id})"
 
 
 def printable(text: str) -> str:
