@@ -53,7 +53,6 @@ from asgi_jobs.task import Policy, Retry, Task, Using, With, check_timedelta
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
-BULK_LIMIT = 1_000
 logger = logging.getLogger("asgi_jobs")
 
 

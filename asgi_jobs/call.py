@@ -104,11 +104,6 @@ class Plan:
         """Whether nobody but code can enqueue it."""
         return bool(self.required)
 
-    @property
-    def needs_session(self) -> bool:
-        """Whether a parameter is a session."""
-        return any(need.session for need in self.injected.values())
-
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Check that the function can be called so; nothing is called yet.
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from asgi_jobs.task import Retry
 
 ID_WIDTH = 6
-NAME_LIMIT = 500
 LOG_LINES = 200
 LOG_LINE_LIMIT = 1_000
 ATTEMPTS_KEPT = 10

@@ -13,6 +13,7 @@ from asgi_jobs.errors import InvalidOption, InvalidOptionType
 from asgi_jobs.task import check_timedelta
 
 QUEUE_NAME_LIMIT = 200
+NAME_LIMIT = 500
 Authorize: TypeAlias = Callable[[Any], Any] | Literal["local"] | None
 
 
@@ -132,7 +133,7 @@ def clean_name(name: object) -> str:
     """A name for people: cut at 500 characters, with what cannot be stored replaced."""
     if not isinstance(name, str):
         raise InvalidOptionType(f"name must be a text, not {name!r}")
-    name = name[:500]
+    name = name[:NAME_LIMIT]
     if "\0" in name or not _encodable(name):
         return name.replace("\0", "�").encode("utf-8", "replace").decode()
     return name

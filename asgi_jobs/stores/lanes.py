@@ -61,11 +61,6 @@ class Lane:
         self.line: Line | None = None
         self.parked: list[Record] | None = None  # between two attempts and due, but the queue is paused
 
-    @property
-    def startable(self) -> bool:
-        """Whether its head may start, were there a place."""
-        return self.head is not None and len(self.holders) < self.limit and self.paused is None
-
     def append(self, record: Record) -> None:
         """Put a job at the end."""
         self.queued += 1
