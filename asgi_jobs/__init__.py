@@ -5,6 +5,7 @@ from asgi_jobs.engine.current import current_job
 from asgi_jobs.errors import (
     AmbiguousArgument,
     ArgumentsGone,
+    ArgumentsUnreadable,
     DeadlockError,
     InvalidCall,
     InvalidOption,
@@ -18,15 +19,19 @@ from asgi_jobs.errors import (
     NoCurrentJob,
     NotRunning,
     NotStored,
+    ProcessDied,
     QueueFull,
     RequestBound,
     ResultNotKept,
     ShuttingDown,
+    StoreAway,
+    StoreError,
     StoreLocked,
+    StoreUnusable,
     TaskNotFound,
 )
 from asgi_jobs.events import Event
-from asgi_jobs.info import Health, TaskInfo
+from asgi_jobs.info import Health, TaskInfo, WorkerInfo
 from asgi_jobs.job import Job, JobError, JobState
 from asgi_jobs.middleware import JobsMiddleware
 from asgi_jobs.stores.base import QueueInfo
@@ -35,6 +40,7 @@ from asgi_jobs.task import Retry, Task
 __all__ = [
     "AmbiguousArgument",
     "ArgumentsGone",
+    "ArgumentsUnreadable",
     "DeadlockError",
     "Event",
     "Health",
@@ -55,15 +61,20 @@ __all__ = [
     "NoCurrentJob",
     "NotRunning",
     "NotStored",
+    "ProcessDied",
     "QueueFull",
     "QueueInfo",
     "RequestBound",
     "ResultNotKept",
     "Retry",
     "ShuttingDown",
+    "StoreAway",
+    "StoreError",
     "StoreLocked",
+    "StoreUnusable",
     "Task",
     "TaskInfo",
     "TaskNotFound",
+    "WorkerInfo",
     "current_job",
 ]

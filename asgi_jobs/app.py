@@ -9,7 +9,8 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any, ParamSpec, Self, TypeVar, overload
@@ -34,20 +35,20 @@ from asgi_jobs.errors import (
     JobNotFound,
     NeedsArguments,
     NotRunning,
-    NotStored,
     ResultNotKept,
+    StoreError,
     TaskNotFound,
 )
 from asgi_jobs.events import Listener
 from asgi_jobs.frames import Frame
-from asgi_jobs.info import Health, Place, TaskInfo
+from asgi_jobs.info import Health, Place, TaskInfo, WorkerInfo, worker_info
 from asgi_jobs.job import UNSET, Job, JobState, Record, view_of
 from asgi_jobs.planner import Planner, called_hint
 from asgi_jobs.policy import policy_of
 from asgi_jobs.queues import describe
 from asgi_jobs.settings import Authorize, Settings, check_queue, check_text, to_origins, to_path
-from asgi_jobs.stores.base import Query, QueueInfo, Store
-from asgi_jobs.stores.memory import MemoryStore
+from asgi_jobs.stores.base import Answer, Query, QueueInfo, Store
+from asgi_jobs.stores.choose import open_store
 from asgi_jobs.task import Policy, Retry, Task, Using, With, check_timedelta
 
 P = ParamSpec("P")
@@ -65,8 +66,9 @@ class Jobs:
             sessionmaker gives sessions to thread jobs.
         providers: dishka providers of further services; their scope REQUEST is one attempt.
         container: or the application's own dishka AsyncContainer, which is never closed here.
-        store: None: in memory, lost with the process.
-        concurrency: most jobs running at once in this process.
+        store: None: in memory, lost with the process. A URL, "sqlite+aiosqlite:///jobs.db" or
+            "postgresql+asyncpg://…", or an AsyncEngine: durable.
+        concurrency: most jobs running at once in this process; 0: it enqueues and shows, workers run (durable stores).
         threads: most sync jobs running at once; one without a free thread stays queued.
         max_sessions: most job sessions open at once, so that jobs do not starve requests.
         queues: queue name to most running at once; every other name: 1.
@@ -79,7 +81,7 @@ class Jobs:
             browser on this machine; None: whoever has the key that the log shows.
         origins: further origins that may post to the page, for proxies that rewrite Host.
         title, badge, home_url: what the page says at its top: its name, the environment, a link back.
-        direct_url, create_tables: of SQL stores.
+        direct_url, create_tables: of durable stores: a way past a transaction pooler; whether missing tables are made.
         templates: a directory of templates that is looked at first.
         stuck_after: a queue counts as blocked when its first job has waited longer than this behind one that
             gave no sign of life for as long.
@@ -136,21 +138,11 @@ class Jobs:
             direct_url=direct_url,
             create_tables=create_tables,
         )
-        if store is not None:
-            raise InvalidOption("store: this version keeps jobs in memory only; leave it out")
-        if direct_url is not None or create_tables is not True:
-            raise InvalidOption("direct_url and create_tables are of stores in a database; leave them out")
-        if concurrency == 0:
-            raise InvalidOption("concurrency=0 leaves the jobs to workers, and a store in memory has none")
         if clock is not None and not isinstance(clock, Clock):
             raise InvalidOptionType(f"clock must be a Clock, as asgi_jobs.testing.FakeClock is, not {clock!r}")
         self._clock = clock or Clock()
-        self._store: Store = MemoryStore(
-            limits=self.settings.queues,
-            max_queued=max_queued,
-            max_finished=max_finished,
-            monotonic=self._clock.monotonic,
-        )
+        self._tasks: dict[str, Task[Any, Any]] = {}
+        self._store: Store = open_store(store, self.settings, self._clock, lambda: self._tasks)
         scopes = Scopes(
             session_factory=session_factory,
             providers=providers,
@@ -158,7 +150,6 @@ class Jobs:
             max_sessions=max_sessions,
         )
         self._planner = Planner(scopes, Policy())
-        self._tasks: dict[str, Task[Any, Any]] = {}
         origin = sys._getframe(1).f_code.co_filename  # the file that makes the Jobs
         self._engine = Engine(self, self.settings, self._store, scopes, self._planner, self._clock, self._tasks, origin)
         self._enqueue = self._engine.intake.enqueue
@@ -184,7 +175,10 @@ class Jobs:
         on_commit: Any = UNSET,
         **kwargs: Any,
     ) -> Job:
-        """Enqueue a call of a function. In memory the job is accepted when this returns; awaiting it is harmless.
+        """Enqueue a call of a function. In memory the job is accepted when this returns, and awaiting it is harmless.
+
+        On a durable store it is accepted when its `await` returns, or with `on_commit` the session's commit; from a
+        thread when this returns. There `func` is a declared task, and its arguments can be written as JSON.
 
         Args:
             func: what to call: async functions run on the loop, sync ones in a thread. A method of a provided
@@ -206,6 +200,7 @@ class Jobs:
             InvalidOption, InvalidOptionType: an option is wrong.
             QueueFull: `max_queued` jobs wait.
             NotRunning, ShuttingDown: the engine takes no jobs.
+            NotStored, StoreLocked: when awaited on a durable store: the job could not be stored.
         """
         engine = self._engine
         if not engine.open_to_all:
@@ -299,7 +294,9 @@ class Jobs:
     def _declare(self, function: Callable[..., Any], given: dict[str, Any]) -> Task[Any, Any]:
         if not callable(function) or isinstance(function, Task):
             raise InvalidOptionType(f"@jobs.task declares a function, not {function!r}{called_hint(function)}")
-        plan = self._planner.make(function, policy_of(given), key=given.get("key"))
+        plan = self._planner.make(function, policy_of(given, durable=self.durable), key=given.get("key"))
+        if self._engine.durable is not None:
+            self._engine.durable.check(plan)
         if plan.policy.schedule is not None and plan.needs_arguments:
             raise InvalidOption(
                 f"{plan.label}() has a schedule, and required arguments that nobody gives "
@@ -316,15 +313,14 @@ class Jobs:
         return [await self._task_info(task) for task in list(self._tasks.values())]
 
     async def _task_info(self, task: Task[Any, Any]) -> TaskInfo:
-        ticket = await resolve(self._store.ticket(task.key))
-        ticking = self._engine.upkeep.ticking.get(task.key)
+        ticket = await self._ask(self._store.ticket(task.key))
         policy = task.policy
         return TaskInfo(
             task=task.key,
             description=(inspect.getdoc(task.function) or "").strip().partition("\n")[0],
             queue=policy.queue,
             schedule=policy.schedule.describe() if policy.schedule else None,
-            next_run=ticking.next if ticking and self.running else None,
+            next_run=self._engine.upkeep.next_run(task, ticket) if self.running else None,
             last_run=None if ticket.last is None else datetime.fromtimestamp(ticket.last, UTC),
             last_job=view_of(ticket.job, self) if ticket.job else None,
             skipped=ticket.skipped,
@@ -346,8 +342,8 @@ class Jobs:
             raise TaskNotFound(f"no task has the key {key!r}")
         if task.plan.needs_arguments:
             raise NeedsArguments(f"{key} needs arguments ({', '.join(sorted(task.plan.required))}); enqueue it in code")
-        record = self._engine.intake.of_task(task, "manual")
-        return view_of(self._engine.accept(record), self)
+        intake = self._engine.intake
+        return await intake.take(intake.of_task(task, "manual"))
 
     def _refuse_unless_open(self) -> None:
         if not self._engine.open_to_all:
@@ -365,7 +361,7 @@ class Jobs:
 
     async def _record(self, id: str) -> Record:
         check_text("id", id, "job.id is one")
-        record = await resolve(self._store.get(id))
+        record = await self._ask(self._store.get(id))
         if record is None:
             raise JobNotFound(f"no job has the id {id!r}; finished ones are kept for {self.settings.retention}")
         return record
@@ -399,39 +395,50 @@ class Jobs:
             if value is not None:
                 check_text(option, value, "leave it out to find all")
         query = Query(state=state, queue=queue, task=task, text=text, limit=min(limit, sys.maxsize), before=before)
-        return [view_of(record, self) for record in await resolve(self._store.find(query))]
+        return [view_of(record, self) for record in await self._ask(self._store.find(query))]
 
     async def counts(self) -> dict[JobState, int]:
         """How many of the records kept now are in each state."""
-        return await resolve(self._store.counts())
+        return await self._ask(self._store.counts())
 
     async def queues(self) -> list[QueueInfo]:
         """The queues with unfinished jobs, the paused ones and the configured ones, by name."""
         now, stuck_after = self._clock.monotonic(), self.settings.stuck_after.total_seconds()
-        standings = await resolve(self._store.standings())
-        epoch = self._engine.intake.epoch
+        standings = await self._ask(self._store.standings())
+        epoch = self._engine.epoch
         return [describe(standing, now, stuck_after, epoch) for standing in sorted(standings, key=lambda s: s.name)]
 
     async def place(self, id: str) -> Place | None:
         """Where a queued job stands in its queue; None when it stands in none."""
-        place = await resolve(self._store.place(await self._record(id)))
+        place = await self._ask(self._store.place(await self._record(id)))
         return None if place is None else Place(place.position, view_of(place.behind, self) if place.behind else None)
 
     async def health(self) -> Health:
         """Whether the engine runs, its store answers and its loop is free; with reasons for people."""
-        reasons = []
+        trouble = await self._on_loop(self._engine.trouble())
+        reasons = [] if trouble is None else [trouble]
         if not self.running:
             reasons.append(f"the engine is not running ({self.status})")
         blocked = self._engine.watchdog.blocked if self._engine.watchdog else None
         if blocked is not None and blocked.lasting:
             reasons.append(f"the event loop is blocked at {blocked.file}:{blocked.line} by {blocked.name}")
         ok = not reasons
-        reasons += [
-            f"queue {info.name!r} is blocked by job {info.blocked_by}"
-            for info in await self.queues()
-            if info.blocked_by
-        ]
+        with suppress(StoreError):  # which has gone away this moment
+            blocked_queues = [info for info in await self.queues() if info.blocked_by] if trouble is None else []
+            reasons += [f"queue {info.name!r} is blocked by job {info.blocked_by}" for info in blocked_queues]
         return Health(ok, reasons)
+
+    async def workers(self) -> list[WorkerInfo]:
+        """The processes that have a durable store open; in memory there are none but this one, and it is not listed."""
+        durable = self._engine.durable
+        if durable is None:
+            return []
+        return [worker_info(worker, self) for worker in await self._on_loop(durable.store.workers())]
+
+    async def unknown_tasks(self) -> dict[str, int]:
+        """Tasks that no living worker declares, and how many unfinished jobs they have: those wait until one does."""
+        durable = self._engine.durable
+        return {} if durable is None else await self._on_loop(durable.store.unknown_tasks())
 
     async def join(self) -> None:
         """Wait until nothing is queued, running or between two attempts; delays and schedules are not waited for.
@@ -460,7 +467,7 @@ class Jobs:
 
     async def _cancel(self, id: str, reason: str) -> Job:
         record = await self._record(id)
-        answer = await resolve(self._store.cancel([id], reason))
+        answer = await self._ask(self._store.cancel([id], reason))
         if answer.ended:
             self._engine.told_cancelled(answer.ended)
         for asked in answer.asked:
@@ -471,8 +478,8 @@ class Jobs:
     async def cancel_waiting(self, queue: str) -> tuple[int, int]:
         """Cancel what waits in a queue (queued, delayed, between attempts), not what runs; (done, skipped)."""
         check_queue(queue)
-        waiting = await resolve(self._store.waiting_in(queue, self.settings.max_queued))
-        answer = await resolve(self._store.cancel([record.id for record in waiting], "queue cancelled"))
+        waiting = await self._ask(self._store.waiting_in(queue, self.settings.max_queued))
+        answer = await self._ask(self._store.cancel([record.id for record in waiting], "queue cancelled"))
         self._engine.told_cancelled(answer.ended)
         return len(answer.ended), len(waiting) - len(answer.ended)
 
@@ -485,28 +492,28 @@ class Jobs:
             ArgumentsGone: it succeeded, or is too long ago, and its arguments are not kept.
         """
         self._refuse_unless_open()
-        return self._engine.intake.again(await self._record(id))
+        return await self._engine.intake.again(await self._record(id))
 
     async def pause(self, queue: str) -> None:
         """Start no job of the queue any more; what runs goes on."""
         check_queue(queue)
-        await resolve(self._store.pause(queue))
+        await self._ask(self._store.pause(queue))
 
     async def resume(self, queue: str) -> None:
         """Start the queue's jobs again."""
         check_queue(queue)
-        await resolve(self._store.resume(queue))
+        await self._ask(self._store.resume(queue))
         if self.status in ("running", "stopping"):
             self._engine.wake()
 
     async def release(self, id: str) -> Job:
-        """Give up a job whose process hangs. In memory there is no other process.
+        """Give up a job whose process hangs: it runs again elsewhere, as if that process had died.
 
         Raises:
-            InvalidState: always, with a store in memory.
+            JobNotFound: there is none of this id.
+            InvalidState: it does not run; with a store in memory always, for there its process is this one.
         """
-        await self._record(id)
-        raise InvalidState("only a durable store can release a job: in memory the job's process is this one")
+        return view_of(await self._on_loop(self._engine.release(await self._record(id))), self)
 
     # What a Job asks for
 
@@ -515,12 +522,15 @@ class Jobs:
         if timeout is not None:
             check_timedelta("timeout", timeout, zero=True)
         if job._record.finished is None:
-            await self._on_loop(self._engine.wait(job._record, timeout))
+            await self._on_loop(self._engine.wait(job, timeout))
+
+    async def stored(self, job: Job) -> None:
+        """See `Job.__await__`."""
+        await self._on_loop(self._engine.stored(job))
 
     async def refresh(self, job: Job) -> None:
         """See `Job.refresh`."""
-        if job._record.stored is False:
-            raise NotStored("its transaction was rolled back, so the job does not exist")
+        await self._on_loop(self._engine.refresh(job))
 
     def result(self, job: Job) -> Any:
         """See `Job.result`; the job has ended."""
@@ -529,9 +539,10 @@ class Jobs:
         if job.state is JobState.CANCELLED:
             because = f": {job.cancel_reason}" if job.cancel_reason else ""
             raise JobCancelled(f"job {job.name!r} was cancelled{because}", job)
-        if job._value is UNSET:
+        value = job._record.value if job._value is UNSET else job._value
+        if value is UNSET:
             raise ResultNotKept(f"the value of job {job.name!r} went to the Job objects alive at its end; this is none")
-        return job._value
+        return value
 
     def stack(self, record: Record) -> list[Frame] | None:
         """See `Job.stack`."""
@@ -549,6 +560,13 @@ class Jobs:
         if record.started is None:
             return None
         return timedelta(seconds=max((record.finished or self._clock.monotonic()) - record.started, 0.0))
+
+    def set_concurrency(self, concurrency: int) -> None:
+        """For the worker command, before the start: most jobs running at once in this process."""
+        if self.status != "new":
+            raise InvalidState("the concurrency of a Jobs that has started stays as it is")
+        self.settings = replace(self.settings, concurrency=concurrency)
+        self._engine.set_concurrency(self.settings)
 
     # State, for the page
 
@@ -659,6 +677,10 @@ class Jobs:
             yield
         finally:
             await self.stop()
+
+    async def _ask(self, answer: Answer[T]) -> T:
+        """The store's answer; one in a database gives it on the engine's loop."""
+        return await self._on_loop(resolve(answer)) if inspect.isawaitable(answer) else answer
 
     async def _on_loop(self, verb: Coroutine[Any, Any, T]) -> T:
         """Carry a verb out on the engine's loop, whichever loop it was awaited on."""

@@ -54,6 +54,7 @@ class Plan:
         "clash",
         "full",
         "highest",
+        "hints",
         "injected",
         "key",
         "keywords",
@@ -79,6 +80,7 @@ class Plan:
         self.carries = True  # whether the function itself may hold objects: in a closure, defaults, a bound self
         self.method: str | None = None  # call this method of what "self" was injected
         self.annotations: Mapping[str, Any] = {}
+        self.hints: Mapping[str, Any] = {}  # of a declared function: the annotations resolved, "return" among them
         self._adopt(inspect.Signature())
 
     def _adopt(self, full: inspect.Signature) -> None:

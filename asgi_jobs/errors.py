@@ -112,5 +112,28 @@ class NoCurrentJob(JobsError, LookupError):
     """`current_job()` was called outside a job."""
 
 
-class StoreLocked(JobsError, RuntimeError):
-    """The database is locked by the caller's own transaction. Enqueue with `on_commit=session`."""
+class StoreError(JobsError, RuntimeError):
+    """The store's database could not do what it was asked."""
+
+
+class StoreAway(StoreError):
+    """The store's database does not answer. Nothing is lost; work goes on by itself when it does again."""
+
+
+class StoreLocked(StoreError):
+    """The database is locked by another transaction, perhaps the caller's own. Enqueue with `on_commit=session`."""
+
+
+class StoreUnusable(StoreError):
+    """The store's database answers, but cannot be used: the message says why, and the remedy."""
+
+
+class ArgumentsUnreadable(JobsError, ValueError):
+    """The stored arguments of a job do not fit its function any more; the job fails, and can be run again.
+
+    It was enqueued by another version of the program. Give new parameters defaults, and change types in two steps.
+    """
+
+
+class ProcessDied(JobsError, RuntimeError):
+    """The process that ran the job died; after the third time the job is failed."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import NamedTuple
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, NamedTuple
 
-from asgi_jobs.job import Job
+from asgi_jobs.job import Job, view_of
+
+if TYPE_CHECKING:
+    from asgi_jobs.job import Engine
+    from asgi_jobs.stores.base import Worker
 
 
 class Place(NamedTuple):
@@ -43,6 +47,47 @@ class TaskInfo:
     needs_arguments: bool
     retries: int
     timeout: timedelta | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerInfo:
+    """A process that has the durable store open.
+
+    Attributes:
+        id: new at every start.
+        host, pid: where it is.
+        started_at: when it opened the store.
+        seen_at: when it was last known to be alive.
+        alive: whether it is known to live now.
+        concurrency: how many jobs it runs at once; 0: it only enqueues and shows.
+        tasks: the keys of the tasks that it declares; only those does it run.
+        running: the jobs that it runs.
+    """
+
+    id: int
+    host: str
+    pid: int
+    started_at: datetime
+    seen_at: datetime
+    alive: bool
+    concurrency: int
+    tasks: tuple[str, ...]
+    running: list[Job]
+
+
+def worker_info(worker: Worker, engine: Engine) -> WorkerInfo:
+    """What people are told of a store's worker."""
+    return WorkerInfo(
+        id=worker.id,
+        host=worker.host,
+        pid=worker.pid,
+        started_at=datetime.fromtimestamp(worker.started, UTC),
+        seen_at=datetime.fromtimestamp(worker.seen, UTC),
+        alive=worker.alive,
+        concurrency=worker.concurrency,
+        tasks=worker.tasks,
+        running=[view_of(record, engine) for record in worker.running],
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 if TYPE_CHECKING:
+    import asyncio
+
     from asgi_jobs.call import Plan
     from asgi_jobs.clock import Epoch
     from asgi_jobs.frames import Frame
@@ -100,18 +102,25 @@ class LogLine(str):
         return line
 
 
+UNSET: Any = type("Unset", (), {"__repr__": lambda self: "UNSET", "__slots__": ()})()
+
+
 class Details:
     """What few jobs have; made when the first of it is set, so that the others stay small."""
 
     __slots__ = (
+        "answer",
         "attempts",
         "cancel_reason",
         "cancel_requested",
+        "claim",
+        "deaths",
         "due",
         "held",
         "log",
         "log_count",
         "moved",
+        "payload",
         "progress",
         "retries",
         "retry_of",
@@ -121,7 +130,10 @@ class Details:
         "timeout",
         "uncommitted",
         "unique",
+        "unwritten",
+        "value",
         "waiting_at",
+        "worker",
     )
 
     def __init__(self) -> None:
@@ -143,12 +155,21 @@ class Details:
         self.moved: float | None = None  # when it last reported progress or a log line
         self.waiting_at: WaitingAt | None = None
         self.uncommitted = False
+        # Of durable stores only:
+        self.payload: str | None = None  # the arguments, as JSON
+        self.claim: int | None = None  # grows with each claim in the whole fleet; an outcome with an old one is refused
+        self.worker: int | None = None  # the process that runs it, or ran it last
+        self.deaths = 0  # how often its process died while it ran
+        self.value: Any = UNSET  # what it returned; a durable record lives only as long as its views do
+        self.unwritten: list[asyncio.Future[None]] | None = None  # who waits until it is stored; None: it is
+        self.answer: Record | Exception | None = None  # what is stored instead of it, or why nothing is
 
 
 class Record:
     """What a store keeps of a job. Internal, and the hottest object there is: users hold a `Job`."""
 
     __slots__ = (
+        "__weakref__",
         "args",
         "attempt",
         "details",
@@ -237,20 +258,24 @@ class Record:
     def stored(self) -> bool | None:
         return self.details is None or self.details.stored
 
+    @property
+    def value(self) -> Any:
+        return UNSET if self.details is None else self.details.value
+
 
 class Engine(Protocol):
     """What a `Job` needs of the engine that runs it."""
 
+    @property
+    def durable(self) -> bool: ...
     async def cancel(self, id: str, reason: str = ...) -> Job: ...
+    async def stored(self, job: Job) -> None: ...
     async def wait(self, job: Job, timeout: timedelta | None) -> None: ...
     async def refresh(self, job: Job) -> None: ...
     def result(self, job: Job) -> Any: ...
     def stack(self, record: Record) -> list[Frame] | None: ...
     def wait_time(self, record: Record) -> timedelta | None: ...
     def run_time(self, record: Record) -> timedelta | None: ...
-
-
-UNSET: Any = type("Unset", (), {"__repr__": lambda self: "UNSET", "__slots__": ()})()
 
 
 class Job:
@@ -310,6 +335,7 @@ class Job:
         Args:
             reason: text for people, shown on the page.
         """
+        await self
         await self._engine.cancel(self.id, reason)
         return self
 
@@ -370,7 +396,9 @@ class Job:
     @property
     def repeatable(self) -> bool:
         """It has ended, and its function and arguments are still kept: it can be run again."""
-        return self._record.finished is not None and self._record.func is not None
+        record = self._record
+        kept = record.func is not None or (record.details is not None and record.details.payload is not None)
+        return record.finished is not None and kept
 
     # How it stands
 
@@ -438,6 +466,18 @@ class Job:
         """Where it was waiting when its owner last looked; see `stack` for now."""
         details = self._record.details
         return details.waiting_at if details else None
+
+    @property
+    def deaths(self) -> int:
+        """How often the process that ran it died; 0 in memory, where the job dies with it."""
+        details = self._record.details
+        return details.deaths if details else 0
+
+    @property
+    def worker(self) -> int | None:
+        """The `WorkerInfo.id` of the process that runs it, or ran it last; None in memory."""
+        details = self._record.details
+        return details.worker if details else None
 
     @property
     def uncommitted(self) -> bool:
@@ -511,11 +551,11 @@ def _date(record: Record, monotonic: float | None) -> datetime | None:
 
 
 def view_of(record: Record, engine: Engine) -> Job:
-    """The view of a record: one and the same while it is unfinished, then a new one each time."""
+    """The view of a record: in memory one and the same while it is unfinished, then a new one each time."""
     job = record.view
     if job is None:
         job = Job(record, engine)
-        if record.finished is None:
+        if record.finished is None and not engine.durable:  # there a record lives only as long as its views
             record.view = job
     return job
 

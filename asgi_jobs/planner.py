@@ -55,7 +55,9 @@ class Planner:
         inner = _innermost(func)
         key = key or task_key(inner)
         plan = Plan(inner, policy, key=key, label=_label(inner), threaded=not _is_async(func, inner))
-        signature, hints = _signature(func, inner, plan.label)
+        signature, hints = _signature(func, inner, plan.label, returned=policy.keep_result)
+        if policy is not self._policy:  # declared: others are never stored, and their plans outlive them
+            plan.hints = hints
         owner = self._catalog.owner(inner) if inspect.isfunction(inner) and inner is func else None
         parameters = list(signature.parameters.values())
         if owner is not None and parameters:
@@ -209,7 +211,10 @@ def _called(inner: Any) -> Any:
     return inner if inspect.isroutine(inner) or inspect.isclass(inner) else getattr(type(inner), "__call__", None)  # noqa: B004
 
 
-def _signature(func: Any, inner: Any, label: str) -> tuple[inspect.Signature, dict[str, Any]]:
+def _signature(
+    func: Any, inner: Any, label: str, *, returned: bool = False
+) -> tuple[inspect.Signature, dict[str, Any]]:
+    """How it is called, and its annotations resolved; what it returns where that can be, or has to be (`returned`)."""
     try:
         signature = inspect.signature(func)
     except (ValueError, TypeError):  # some builtins tell nothing; they are called as they are
@@ -217,13 +222,14 @@ def _signature(func: Any, inner: Any, label: str) -> tuple[inspect.Signature, di
         return inspect.Signature(anything), {}
     signature = signature.replace(parameters=[_without_value(one) for one in signature.parameters.values()])
     annotated = inner if "__annotations__" in getattr(inner, "__dict__", ()) else _called(inner)
-    annotations = {name: hint for name, hint in _annotations(annotated).items() if name != "return"}
+    annotations = _annotations(annotated)
     if not annotations or inspect.isclass(inner):
         return signature, {}
     try:
         return signature, get_type_hints(annotated, localns=_closure(annotated), include_extras=True)
     except Exception:  # the annotation that fails is named below
-        return signature, _resolve_each(annotated, annotations, label)
+        needed = {name: hint for name, hint in annotations.items() if returned or name != "return"}
+        return signature, _resolve_each(annotated, needed, label)
 
 
 def _without_value(parameter: inspect.Parameter) -> inspect.Parameter:
@@ -265,8 +271,9 @@ def _resolve_each(func: Any, annotations: dict[str, Any], label: str) -> dict[st
         try:
             hints[name] = eval(text, names) if isinstance(text, str) else text  # noqa: S307 - the module's own text
         except Exception as error:
+            what = f"parameter {name!r}" if name != "return" else "the value"
             raise InvalidCall(
-                f"the annotation {text!r} of parameter {name!r} of {label}() cannot be resolved ({error}); "
+                f"the annotation {text!r} of {what} of {label}() cannot be resolved ({error}); "
                 f"import it at run time (not only under TYPE_CHECKING)"
             ) from None
     return hints

@@ -23,7 +23,7 @@ OPTIONS = (
 )
 
 
-def policy_of(given: dict[str, Any]) -> Policy:
+def policy_of(given: dict[str, Any], *, durable: bool = False) -> Policy:
     """The policy that `@jobs.task(…)` was given.
 
     Raises:
@@ -40,13 +40,17 @@ def policy_of(given: dict[str, Any]) -> Policy:
     if key is not None and (not isinstance(key, str) or not key):
         raise InvalidOptionType(f"key must be a text, not {key!r}")
     for option in ("atomic", "keep_result"):
-        if given.get(option):
+        if not isinstance(given.get(option, False), bool):
+            raise InvalidOptionType(f"{option} must be True or False, not {given[option]!r}")
+        if given.get(option) and not durable:
             raise InvalidOption(f"{option}=True needs a durable store; a store in memory has no transaction to share")
     return Policy(
         queue=queue,
         retries=to_retry("retries", given.get("retries")),
         timeout=timeout,
         schedule=_schedule(given),
+        atomic=given.get("atomic", False),
+        keep_result=given.get("keep_result", False),
     )
 
 

@@ -50,7 +50,8 @@ def _last_sign(holder: Record) -> float:
 
 
 def _waiting_at(record: Record) -> str | None:
-    frames = record.run.stack() if record.run is not None else None
+    kept = record.details.waiting_at if record.details else None  # what the process that runs it last wrote
+    frames = record.run.stack() if record.run is not None else kept and kept.frames
     if not frames:
         return None
     frame = next((frame for frame in frames if frame.own), frames[0])

@@ -7,12 +7,14 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from asgi_jobs.errors import InvalidOption, InvalidOptionType
 
 if TYPE_CHECKING:
     from asgi_jobs.call import Plan
+    from asgi_jobs.codec import Codec
     from asgi_jobs.job import Job
     from asgi_jobs.schedule import Cron, Every
 
@@ -155,6 +157,13 @@ class Task(Generic[P, R]):
     def policy(self) -> Policy:
         """The policy that was declared."""
         return self.plan.policy
+
+    @cached_property
+    def codec(self) -> Codec:
+        """How a durable store writes its arguments and its value."""
+        from asgi_jobs.codec import Codec  # pydantic is loaded only where something is stored
+
+        return Codec(self.plan)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function itself; no job."""

@@ -4,8 +4,9 @@ import asyncio
 import gc
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from benchmarks.peers.contender import Contender
 
@@ -21,13 +22,22 @@ class Entry:
 
 def interleaved(entries: Sequence[Entry], rounds: int) -> dict[str, list[float]]:
     """Jobs per second of each entry, one figure a round; each round begins with another entry."""
-    rates: dict[str, list[float]] = {entry.label: [] for entry in entries}
+    return in_turn({entry.label: partial(_rate, entry) for entry in entries}, rounds)
+
+
+def in_turn(samples: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Take a sample of each in every round; each round begins with another one."""
+    values: dict[str, list[float]] = {label: [] for label in samples}
+    labels = list(samples)
     for turn in range(rounds):
-        shift = turn % len(entries)
-        for entry in [*entries[shift:], *entries[:shift]]:
-            seconds = asyncio.run(_timed(entry))
-            rates[entry.label].append(sum(map(len, entry.bursts)) / seconds)
-    return rates
+        shift = turn % len(labels)
+        for label in [*labels[shift:], *labels[:shift]]:
+            values[label].append(samples[label]())
+    return values
+
+
+def _rate(entry: Entry) -> float:
+    return sum(map(len, entry.bursts)) / asyncio.run(_timed(entry))
 
 
 async def _timed(entry: Entry) -> float:

@@ -47,3 +47,52 @@ QUICK = Scale(
     listed=1_000,
     polls=5,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class SqlScale:
+    """Counts of one run on databases.
+
+    Attributes:
+        rounds: samples of each contender.
+        on_sqlite: jobs of one sample on SQLite.
+        named: jobs of one sample with queue names on PostgreSQL.
+        single: jobs of one sample in one single queue, of those who take no second a job.
+        single_slow: the same of those who look for work every 0.1 s.
+        commits: one-row commits of one sample.
+        finished: rows of finished jobs that are present beside.
+        wakes: jobs sent one by one to another process.
+        depths: waiting jobs, and queue names of them, at which the growth curve is taken.
+        drained: jobs that are run at each of its points.
+    """
+
+    rounds: int = 5
+    on_sqlite: int = 4_000
+    named: int = 2_000
+    single: int = 1_000
+    single_slow: int = 30
+    commits: int = 1_000
+    finished: int = 1_000_000
+    wakes: int = 300
+    depths: tuple[tuple[int, int], ...] = (
+        (1_000, 100),
+        (10_000, 100),
+        (100_000, 100),
+        (10_000, 10_000),
+        (100_000, 10_000),
+    )
+    drained: int = 2_000
+
+
+SQL_QUICK = SqlScale(
+    rounds=1,
+    on_sqlite=100,
+    named=50,
+    single=20,
+    single_slow=3,
+    commits=50,
+    finished=1_000,
+    wakes=10,
+    depths=((100, 10), (200, 100)),
+    drained=50,
+)

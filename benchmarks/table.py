@@ -1,5 +1,6 @@
 """Results as a Markdown table."""
 
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -46,3 +47,21 @@ def at_least(figure: str, ours: str, against: str, theirs: str, ratio: float, go
 def at_most(figure: str, value: float, goal: float, unit: str) -> Row:
     """A row whose value must not exceed the goal, in one unit."""
     return Row(figure, f"{value:.3g} {unit}", goal=f"≤ {goal:g} {unit}", met=value <= goal)
+
+
+def per_second(rates: Sequence[float]) -> str:
+    """The median of rates, in words."""
+    return f"{statistics.median(rates):,.0f}/s"
+
+
+def written(page: str, marks: str, text: str) -> str:
+    """A page with the text between its two marks, `<!-- marks: begin -->` and `<!-- marks: end -->`.
+
+    Raises:
+        ValueError: the marks are not there.
+    """
+    before, begin, rest = page.partition(f"<!-- {marks}: begin -->\n")
+    _, end, after = rest.partition(f"<!-- {marks}: end -->")
+    if not (begin and end):
+        raise ValueError(f"the page has no marks <!-- {marks}: begin --> and <!-- {marks}: end -->")
+    return f"{before}{begin}{text}\n{end}{after}"

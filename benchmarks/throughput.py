@@ -5,13 +5,12 @@ which an engine that runs a hundred at a time does not have. So the bursts are t
 big one is shown beside them.
 """
 
-import statistics
 from collections.abc import Callable, Sequence
 
 from benchmarks.measure import Entry, interleaved, ratio
 from benchmarks.peers import IDIOM, LIBRARIES, OURS, OURS_FULL, Contender
 from benchmarks.scale import Scale
-from benchmarks.table import Row, at_least
+from benchmarks.table import Row, at_least, per_second
 
 Name = Callable[[int], str | None]
 
@@ -58,8 +57,4 @@ def _in_one_burst(scale: Scale) -> Row:
 
 def _row(shape: str, ours: Sequence[float], against: str, theirs: Sequence[float], goal: float) -> Row:
     figure = f"empty jobs, {shape}"
-    return at_least(figure, _rate(ours), against, _rate(theirs), ratio(ours, theirs), goal)
-
-
-def _rate(rates: Sequence[float]) -> str:
-    return f"{statistics.median(rates):,.0f}/s"
+    return at_least(figure, per_second(ours), against, per_second(theirs), ratio(ours, theirs), goal)

@@ -13,7 +13,6 @@ from asgi_jobs import JobsMiddleware, QueueFull, ShuttingDown
 from sample_app import database, forms, pages
 from sample_app.guard import BodyLimit, SameOrigin
 from sample_app.jobs import jobs
-from sample_app.mail import mail_server
 from sample_app.settings import settings
 
 
@@ -23,8 +22,7 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
     settings.make_directories()
     await database.create_tables()
     try:
-        async with mail_server:
-            yield
+        yield
     finally:
         await database.close()
 

@@ -1,4 +1,4 @@
-"""One SQLite file: the engines, the session factories and the tables."""
+"""The database, a SQLite file or PostgreSQL: the engines, the session factories and the tables."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -17,6 +17,8 @@ from sqlalchemy import (
     UniqueConstraint,
     create_engine,
     event,
+    make_url,
+    text,
 )
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
@@ -24,7 +26,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
 from sample_app.settings import settings
 
 T = TypeVar("T")
-FILE = settings.data / "airfield.sqlite3"
+URL = make_url(settings.database)
+SYNC_DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
+LOCK = 28_298  # any number that nobody else uses
 
 
 def now() -> datetime:
@@ -32,7 +36,7 @@ def now() -> datetime:
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """Aware UTC in Python; SQLite forgets the zone."""
+    """Aware UTC in Python; in the database without a zone, which SQLite does not know."""
 
     impl = DateTime
     cache_ok = True
@@ -91,7 +95,9 @@ class Heartbeat(Base):
 
 
 def prepare(engine: Engine) -> None:
-    """Let SQLAlchemy open transactions itself, and let readers and one writer work at the same time."""
+    """On SQLite: let SQLAlchemy open transactions itself, and let readers and one writer work at the same time."""
+    if engine.dialect.name != "sqlite":
+        return
 
     @event.listens_for(engine, "connect")
     def connect(connection: Any, _record: object) -> None:
@@ -106,12 +112,12 @@ def prepare(engine: Engine) -> None:
         connection.exec_driver_sql("BEGIN")
 
 
-engine = create_async_engine(f"sqlite+aiosqlite:///{FILE}")
+engine = create_async_engine(URL, pool_pre_ping=True)
 sessions = async_sessionmaker(engine, expire_on_commit=False)
 prepare(engine.sync_engine)
 
 # A job in a thread cannot use an AsyncSession; it opens an ordinary one.
-thread_engine = create_engine(f"sqlite:///{FILE}")
+thread_engine = create_engine(URL.set(drivername=SYNC_DRIVERS[URL.get_backend_name()]), pool_pre_ping=True)
 thread_sessions = sessionmaker(thread_engine)
 prepare(thread_engine)
 
@@ -119,8 +125,8 @@ prepare(thread_engine)
 async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
     """Await `work` to its end, also when the job is asked to stop meanwhile.
 
-    For a short transaction: cut off inside a statement, its connection would be given up with SQLite's write
-    lock, and everybody else would meet a locked database until the garbage collector has found it.
+    For a short transaction: cut off inside a statement, its connection would be given up. With SQLite it has the
+    write lock, and everybody else would meet a locked database until the garbage collector has found it.
     """
     task = asyncio.create_task(work)
     while True:
@@ -133,6 +139,8 @@ async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
 
 async def create_tables() -> None:
     async with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":  # where another process may be about to do the same
+            await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
         await connection.run_sync(Base.metadata.create_all)
 
 

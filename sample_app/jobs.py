@@ -21,6 +21,7 @@ jobs = Jobs(
     session_factory=sessions,
     providers=[MailProvider()],
     store=settings.store,
+    concurrency=settings.concurrency,
     queues={"email": 4},
     title="Airfield jobs",
     badge="demo",

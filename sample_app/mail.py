@@ -40,15 +40,6 @@ class EmailSender:
         await self._connection.send_message(message)
 
 
-class MailProvider(Provider):
-    @provide(scope=Scope.REQUEST)
-    async def sender(self) -> AsyncIterator[EmailSender]:
-        async with aiosmtplib.SMTP(
-            hostname=mail_server.host, port=mail_server.port, local_hostname="localhost", timeout=10
-        ) as connection:
-            yield EmailSender(connection)
-
-
 @dataclass(frozen=True, slots=True)
 class Received:
     """A message as it arrived."""
@@ -128,3 +119,18 @@ class MailServer:
 
 
 mail_server = MailServer(settings.mail)
+
+
+class MailProvider(Provider):
+    @provide(scope=Scope.APP)
+    async def server(self) -> AsyncIterator[MailServer]:
+        """One for each process that sends, opened with the first message. All put what they take into one directory."""
+        async with mail_server:
+            yield mail_server
+
+    @provide(scope=Scope.REQUEST)
+    async def sender(self, server: MailServer) -> AsyncIterator[EmailSender]:
+        async with aiosmtplib.SMTP(
+            hostname=server.host, port=server.port, local_hostname="localhost", timeout=10
+        ) as connection:
+            yield EmailSender(connection)

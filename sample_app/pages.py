@@ -24,8 +24,7 @@ UNFINISHED = {JobState.SCHEDULED, JobState.QUEUED, JobState.RUNNING}
 
 def everywhere(request: Request) -> dict[str, object]:
     """What every page shows."""
-    store = settings.store.partition(":")[0] if settings.store else "memory"
-    return {"tenants": TENANTS.values(), "store": store}
+    return {"tenants": TENANTS.values(), "store": settings.store_name, "workers": settings.concurrency == 0}
 
 
 templates = Jinja2Templates(HERE / "templates", context_processors=[everywhere])
@@ -84,7 +83,7 @@ async def people(request: Request, error: str = "", status: int = 200, **typed: 
 
 
 async def inbox(request: Request) -> Response:
-    context = {"messages": await mail_server.inbox(), "port": mail_server.port}
+    context = {"messages": await mail_server.inbox()}
     return templates.TemplateResponse(request, "inbox.html", context)
 
 

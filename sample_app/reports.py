@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import func, select
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from sample_app import airports
@@ -30,6 +30,7 @@ async def latest(session: AsyncSession, limit: int = 10) -> Sequence[Report]:
 
 async def beat(session: AsyncSession) -> None:
     """Note that the application is alive, in the one row there is for it."""
+    insert = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}[session.get_bind().dialect.name]
     first = insert(Heartbeat).values(id=1, at=now(), beats=1)
     again = first.on_conflict_do_update(index_elements=["id"], set_={"at": now(), "beats": Heartbeat.beats + 1})
     await session.execute(again)

@@ -5,14 +5,24 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+DRIVERS = {
+    "postgres": "postgresql+asyncpg",
+    "postgresql": "postgresql+asyncpg",
+    "sqlite": "sqlite+aiosqlite",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     data: Path
-    """Where the database, uploads, maps and mail are kept. SAMPLE_DATA, default ./sample_data."""
+    """Where uploads, maps and mail are kept, and the database that is a file. SAMPLE_DATA, default ./sample_data."""
 
     store: str | None
-    """Where jobs wait and are remembered. SAMPLE_STORE, a database URL; default: memory."""
+    """Where jobs wait and are remembered, as a URL. SAMPLE_STORE: a path or URL of SQLite, or a URL of PostgreSQL;
+    default: memory."""
+
+    concurrency: int
+    """How many jobs this process runs at once. SAMPLE_CONCURRENCY, default 100; 0 leaves them to workers."""
 
     import_pause: timedelta
     """How long an import rests after each batch, to be watched. SAMPLE_IMPORT_PAUSE, in seconds."""
@@ -24,9 +34,22 @@ class Settings:
     def from_environment(cls) -> "Settings":
         return cls(
             data=Path(os.environ.get("SAMPLE_DATA", "sample_data")).resolve(),
-            store=os.environ.get("SAMPLE_STORE") or None,
+            store=to_url(os.environ.get("SAMPLE_STORE", "")),
+            concurrency=int(os.environ.get("SAMPLE_CONCURRENCY", "100")),
             import_pause=timedelta(seconds=float(os.environ.get("SAMPLE_IMPORT_PAUSE", "0.12"))),
         )
+
+    @property
+    def store_name(self) -> str:
+        """The store, for people."""
+        if self.store is None:
+            return "memory"
+        return "SQLite" if self.store.startswith("sqlite") else "PostgreSQL"
+
+    @property
+    def database(self) -> str:
+        """Where the application keeps its own rows: with the jobs, so that both are of one transaction."""
+        return self.store or f"sqlite+aiosqlite:///{self.data / 'airfield.sqlite3'}"
 
     @property
     def uploads(self) -> Path:
@@ -44,6 +67,16 @@ class Settings:
         for directory in (self.uploads, self.maps, self.mail):
             directory.mkdir(parents=True, exist_ok=True)
         (self.data / ".gitignore").write_text("*\n")  # nothing in there belongs into a repository
+
+
+def to_url(given: str) -> str | None:
+    """The URL of a database, with the driver that does not block; a path is a SQLite file."""
+    if not given:
+        return None
+    scheme, separator, rest = given.partition("://")
+    if not separator:
+        return f"sqlite+aiosqlite:///{Path(given).resolve()}"
+    return f"{DRIVERS.get(scheme, scheme)}://{rest}"
 
 
 settings = Settings.from_environment()

@@ -21,7 +21,11 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import text
+from alembic.autogenerate import compare_metadata, produce_migrations
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.orm import declarative_base
 from starlette.applications import Starlette
 from starlette.authentication import AuthCredentials, AuthenticationBackend, SimpleUser, UnauthenticatedUser
 from starlette.middleware import Middleware
@@ -30,6 +34,9 @@ from starlette.requests import HTTPConnection
 from starlette.routing import Mount
 
 from asgi_jobs import Job, Jobs, JobState, events
+from asgi_jobs.__main__ import parsers
+from tests import postgres
+from tests.servers.process import Process
 from tests.servers.testclient import TestClient
 
 ROOT = Path(__file__).parent.parent
@@ -318,6 +325,79 @@ def test_the_kinds_of_events_are_all_of_them() -> None:
     assert set(re.findall(r"`(\w+)`", line)) == told
 
 
+# Databases
+
+
+@example(("When jobs must not be lost", 1))
+async def test_in_a_database_jobs_are_of_the_transaction_and_survive_the_process(ran: Ran) -> None:
+    assert sorted(ran.printed.splitlines()) == ["Dear ada@example.com, thank you for order 1", "entries: 1"]
+    jobs: Jobs = ran.module.jobs
+    async with jobs:  # of another start
+        booked, confirmed = sorted(await jobs.find(), key=lambda job: job.task)
+        assert (booked.state, confirmed.state) == (JobState.SUCCEEDED, JobState.SUCCEEDED)
+        assert (await booked.result(), booked.queue, confirmed.queue) == (1, "books", "email")
+
+
+SIGN_UP = """\
+import warnings
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from starlette.testclient import TestClient
+from shop import app, jobs
+
+with TestClient(app) as client:
+    assert client.post("/sign-up?email=ada@example.com").status_code == 202
+    (job,) = client.portal.call(jobs.find)
+    print(job.state)
+"""
+
+
+@example(("More than one machine", 1))
+@pytest.mark.postgresql
+@pytest.mark.processes
+def test_what_a_web_process_enqueues_a_worker_runs(
+    block: Block, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (directory / "shop.py").write_text(block.code)
+    (directory / "ask.py").write_text(SIGN_UP)
+    (command,) = (line for line in shell_lines() if "asgi_jobs worker" in line)
+    with postgres.own_database("readme") as url:
+        monkeypatch.setenv("DATABASE_URL", url)
+        assert python(directory, "ask.py") == "queued\n"  # nobody runs it there
+        monkeypatch.setenv("PYTHONPATH", str(directory))
+        with Process(*command.split()[2:]) as worker:
+            worker.says("Dear ada@example.com, welcome!")
+            assert worker.stop() == 0
+
+
+@example(("More than one machine", 3))
+async def test_alembic_knows_the_tables_and_they_need_not_be_made(
+    load: Load, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = ModuleType("shop.models")
+    models.Base = declarative_base()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "shop", ModuleType("shop"))
+    monkeypatch.setitem(sys.modules, "shop.models", models)
+    target = load().target_metadata
+    engine = create_engine(f"sqlite:///{directory}/shop.db")
+    with engine.begin() as connection:
+        migrate(connection, target)
+        assert not compare_metadata(MigrationContext.configure(connection), target)
+    engine.dispose()
+    async with Jobs(store=f"sqlite+aiosqlite:///{directory}/shop.db", create_tables=False) as jobs:
+        assert await jobs.find() == []
+
+
+def migrate(connection: Connection, target: Any) -> None:
+    """What `alembic revision --autogenerate` and `alembic upgrade head` do."""
+    context = MigrationContext.configure(connection)
+    steps = produce_migrations(context, target).upgrade_ops
+    assert steps is not None
+    operations = Operations(context)
+    for step in steps.ops:
+        operations.invoke(step)
+
+
 # The page
 
 
@@ -352,9 +432,7 @@ async def test_operators_act_others_who_signed_in_look_and_the_rest_see_nothing(
 
 
 def test_the_settings_are_all_of_them_with_their_defaults() -> None:
-    for_databases = {"store", "direct_url", "create_tables"}
-    parameters = inspect.signature(Jobs).parameters.values()
-    code = {p.name: p.default for p in parameters if p.name not in for_databases}
+    code = {parameter.name: parameter.default for parameter in inspect.signature(Jobs).parameters.values()}
     said = {
         cells[0].strip("`"): eval(cells[1].strip("`"), {"timedelta": timedelta})
         for cells in table("Settings", "setting")
@@ -380,12 +458,15 @@ async def test_the_test_with_a_fake_clock_passes(load: Load) -> None:
 
 
 def test_commands_of_the_shell_examples_exist() -> None:
-    lines = [line.partition("  #")[0].split() for b in BLOCKS if b.language == "sh" for line in b.code.splitlines()]
-    assert len(lines) == 5
+    lines = [line.split() for line in shell_lines()]
+    assert len(lines) == 8
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for command, *arguments in lines:
         if command == "make":
             assert set(arguments) <= targets
+        elif command == "python":
+            assert arguments[:2] == ["-m", "asgi_jobs"]
+            parsers()[0].parse_args(arguments[2:])
         elif command != "curl":  # not on every machine; what it asks for is tested above
             assert shutil.which(command, path=str(Path(sys.executable).parent))
 
@@ -410,6 +491,11 @@ def test_every_runtime_dependency_is_explained() -> None:
 
 
 # How it is done
+
+
+def shell_lines() -> list[str]:
+    """The commands of the shell examples, without their comments."""
+    return [line.partition("  #")[0] for b in BLOCKS if b.language == "sh" for line in b.code.splitlines()]
 
 
 def table(heading: str, first: str) -> list[list[str]]:

@@ -1,17 +1,18 @@
-"""What needs a person, in words: blocked queues, jobs that do not stop, failures alike."""
+"""What needs a person, in words: blocked queues, jobs that do not stop, tasks that nobody knows, failures alike."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from asgi_jobs.dashboard import views, words
-from asgi_jobs.dashboard.jobview import cancel_action
+from asgi_jobs.dashboard.jobview import cancel_action, release_action
 from asgi_jobs.dashboard.links import Links
 from asgi_jobs.dashboard.masking import shown, visible
 from asgi_jobs.dashboard.pulse import Harm, alike
 from asgi_jobs.dashboard.views import LOOKS, Action, Code, Link, Look, Part, Parts, Strong
+from asgi_jobs.dashboard.workerview import START_ONE
 from asgi_jobs.job import Job, JobState
 
 ROWS = 6
@@ -34,16 +35,17 @@ class Attention:
 
 def attention(harm: Harm, links: Links, now: datetime, *, may_act: bool) -> Attention:
     """A harm, in words."""
-    make = {"blocked": _blocked, "stuck": _stuck, "failed": _failed}[harm.kind]
+    make = {"blocked": _blocked, "stuck": _stuck, "unknown": _unknown, "nobody": _nobody, "failed": _failed}[harm.kind]
     row = make(harm, links, now)
-    return row if may_act else Attention(row.id, row.css, row.look, row.what, row.why, row.long, None, row.say)
+    return row if may_act else replace(row, action=None)
 
 
 def _blocked(harm: Harm, links: Links, now: datetime) -> Attention:
     job, queue = harm.jobs[0], harm.queue
     assert queue is not None
+    assert harm.since is not None
     name = Link(visible(queue.name), links.jobs(queue=queue.name))
-    wait = f": {words.amount(queue.queued, 'job')} {'waits' if queue.queued == 1 else 'wait'} behind "
+    wait = f": {words.amount(queue.queued, 'job')}{_wait(queue.queued)} behind "
     why: Parts = ("It has run for ", views.ran(job, now)) if job.state is JobState.RUNNING else (_held_words(job),)
     if queue.waiting_at:
         why = (*why, " and is waiting at ", Code(shown(queue.waiting_at)))
@@ -71,6 +73,7 @@ def _stuck(harm: Harm, links: Links, now: datetime) -> Attention:
     )
     held = f"queue {visible(job.queue)} stays held until it ends" if job.queue is not None else ""
     between = "; " if where and held else ""
+    assert harm.since is not None
     return Attention(
         id=f"a-{job.id}",
         css="warn",
@@ -78,14 +81,61 @@ def _stuck(harm: Harm, links: Links, now: datetime) -> Attention:
         what=(views.job_link(job, links), " was asked to stop and has not"),
         why=(*where, between, held),
         long=words.since(harm.since, now),
-        action=None,
+        action=release_action(job, links, "overview") if job.worker is not None else None,
         say=f"{shown(job.name)} does not stop",
     )
+
+
+def _unknown(harm: Harm, links: Links, now: datetime) -> Attention:
+    task, number = harm.jobs[0].task, words.amount(harm.number, "job")
+    assert harm.since is not None
+    return Attention(
+        id=f"a-{words.digest(task)}",
+        css="warn",
+        look=LOOKS["unknown"],
+        what=("No worker knows ", Link(shown(task), links.jobs(task=task)), ": ", number, _wait(harm.number)),
+        why=("Declare the task, deploy the worker that has it, or cancel them. Until then they keep their places.",),
+        long=words.since(harm.since, now),
+        action=_cancel_unknown(task, harm.number, links),
+        say=f"No worker knows {shown(task)}",
+    )
+
+
+def _cancel_unknown(task: str, number: int, links: Links) -> Action:
+    many = f"{number:,}"
+    most = " At most 1,000 at once." if number > 1_000 else ""
+    return Action(
+        f"Cancel {many}…",
+        links.to("/jobs/cancel"),
+        (("task", task), ("back", "overview")),
+        key=f"task-{words.digest(task)}",
+        question=("Cancel ", Strong(f"all {many} unfinished jobs"), f" of {shown(words.short_task(task))}?{most}"),
+        button=f"Cancel {words.amount(number, 'job')}",
+        subject=shown(task),
+    )
+
+
+def _nobody(harm: Harm, links: Links, now: datetime) -> Attention:
+    return Attention(
+        id="a-nobody",
+        css="bad",
+        look=LOOKS["nobody"],
+        what=("No worker runs: ", words.amount(harm.number, "job"), _wait(harm.number)),
+        why=START_ONE,
+        long="",
+        action=None,
+        say="No worker runs",
+    )
+
+
+def _wait(number: int) -> str:
+    return " waits" if number == 1 else " wait"
 
 
 def _failed(harm: Harm, links: Links, now: datetime) -> Attention:
     job, number = harm.jobs[0], len(harm.jobs)
     task, error = alike(job)
+    assert harm.since is not None
     what = f"{shown(words.short_task(task))}: {shown(error)}"
     href = links.job(job.id) if number == 1 else links.jobs(state="failed", task=task, q=error)
     said = shown(job.error.message).strip().partition("\n")[0][:300] if job.error else ""

@@ -26,6 +26,7 @@ PAGES = (
     ("queues", "Queues", "/queues"),
     ("tasks", "Tasks", "/tasks"),
 )
+WORKERS = ("workers", "Workers", "/workers")  # of a durable store: in memory there is this process alone
 DONE = {
     "cancel": ("{jobs} cancelled or asked to stop", "had ended meanwhile"),
     "retry": ("{jobs} enqueued again", "cannot be run again"),
@@ -79,28 +80,32 @@ class Frame:
 
 
 def frame(
-    jobs: Jobs, visit: Visit, pulse: Pulse, *, page: str, title: str, query: QueryParams,
+    jobs: Jobs, visit: Visit, pulse: Pulse | None, *, page: str, title: str, query: QueryParams,
     listed: str | None = None, lists: bool = False, etag: str = "",
 ) -> Frame:  # fmt: skip
-    """The frame of one page. `lists`: it refreshes itself where no script does, unless a question is open."""
+    """The frame of one page, around what is known: no pulse, no counts.
+
+    `lists`: it refreshes itself where no script does, unless a question is open.
+    """
     settings, now = jobs.settings, jobs.now()
     opened = query.get("confirm", "")[:100]
+    pages = (*PAGES, WORKERS) if jobs.durable else PAGES
     kept = words.retention(settings.retention)
     return Frame(
         title=f"{title} · {visible(settings.title)}",
         brand=visible(settings.title),
         badge=visible(settings.badge or "")[:BADGE_LENGTH],
         home=_home(settings.home_url),
-        nav=[Nav(word, visit.links.to(path), name == page) for name, word, path in PAGES],
+        nav=[Nav(word, visit.links.to(path), name == page) for name, word, path in pages],
         updated=words.clock(now),
-        tabs=siteview.tabs(pulse.counts, visit.links, listed),
-        notices=notices(jobs, visit, pulse, now),
+        tabs=siteview.tabs(pulse.counts, visit.links, listed) if pulse else [],
+        notices=notices(jobs, visit, pulse, now, page),
         flash=flash(query),
         retention=kept,
         store="Jobs are kept in the database" if jobs.durable else "Memory store: jobs are lost when this process ends",
         durable=jobs.durable,
         started=words.since(jobs.started_at, now) if jobs.started_at and jobs.status == "running" else None,
-        alarm=bool(pulse.harms),
+        alarm=pulse is None or bool(pulse.harms),
         lists=lists,
         refreshes=lists and not opened,
         open=opened,

@@ -6,7 +6,7 @@ from typing import Any
 
 from asgi_jobs.dashboard import as_json, jobview, words
 from asgi_jobs.dashboard.masking import shown
-from asgi_jobs.dashboard.pages import Ask, Page
+from asgi_jobs.dashboard.pages import Ask, Page, job_facts
 from asgi_jobs.dashboard.pulse import alike, known
 from asgi_jobs.dashboard.why import Around
 from asgi_jobs.job import JobState
@@ -40,14 +40,31 @@ class JobPage(Page):
             alike=sum(other.id != job.id for harm in group for other in harm.jobs) if job.error else 0,
             retention=words.retention(ask.jobs.settings.retention),
             durable=ask.jobs.durable,
-            engine_runs=ask.jobs.status not in {"stopped", "new"},
+            engine_runs=self._somebody_runs(),
+            worker=ask.pulse.fleet.of(job),
+            known=job.task not in ask.pulse.fleet.unknown,
         )
+
+    def _somebody_runs(self) -> bool:
+        jobs = self.ask.jobs
+        return bool(self.ask.pulse.fleet.running) if jobs.durable else jobs.status not in {"stopped", "new"}
 
     def title(self) -> str:
         return shown(self.job.name) or "Job"
 
     def json(self) -> Any:
         return as_json.one_job(self.job)
+
+    def facts(self) -> object:
+        around = self.around
+        place = around.place and (around.place.position, around.place.behind and job_facts(around.place.behind))
+        return (
+            job_facts(self.job),
+            self.job.log_count,
+            around.queue and (around.queue.limit, around.queue.queued, around.queue.paused_since),
+            around.holder and job_facts(around.holder),
+            (place, around.alike, around.worker and around.worker.id),
+        )
 
     def view(self) -> dict[str, Any]:
         ask = self.ask

@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING
 from asgi_jobs.dashboard import words
 from asgi_jobs.dashboard.links import Links
 from asgi_jobs.dashboard.masking import shown, visible
-from asgi_jobs.dashboard.pulse import Pulse
+from asgi_jobs.dashboard.pulse import WAITING, Pulse
 from asgi_jobs.dashboard.views import Code, Link, Note, Parts, Strong
 from asgi_jobs.dashboard.visit import Visit
-from asgi_jobs.job import JobState
+from asgi_jobs.dashboard.workerview import START_ONE
 
 if TYPE_CHECKING:
     from asgi_jobs import Jobs
 
 
-def notices(jobs: Jobs, visit: Visit, pulse: Pulse, now: datetime) -> list[Note]:
+def notices(jobs: Jobs, visit: Visit, pulse: Pulse | None, now: datetime, page: str) -> list[Note]:
     """What must be said loudly, worst first."""
     made = [_engine(jobs, pulse), _processes(jobs), _loop(jobs, visit.links, now), _trimmed(jobs)]
+    if pulse is not None and page != "overview":  # which has it in its list
+        made.insert(0, _nobody(pulse))
     if not visit.may_act:
         said: Parts = (
             Strong("You may look, not act."),
@@ -30,16 +32,25 @@ def notices(jobs: Jobs, visit: Visit, pulse: Pulse, now: datetime) -> list[Note]
     return [notice for notice in made if notice]
 
 
-def _engine(jobs: Jobs, pulse: Pulse) -> Note | None:
+def _nobody(pulse: Pulse) -> Note | None:
+    harm = next((harm for harm in pulse.harms if harm.kind == "nobody"), None)
+    if harm is None:
+        return None
+    waits = f" {words.amount(harm.number, 'job')} {'waits' if harm.number == 1 else 'wait'}. "
+    return Note((Strong("No worker runs, so no job starts."), waits, *START_ONE), "bad", "warn")
+
+
+def _engine(jobs: Jobs, pulse: Pulse | None) -> Note | None:
     if jobs.status == "running":
         return None
     if jobs.status == "stopping":
         return Note((Strong("The engine is stopping."), " Jobs that run may end, then it ends."), "warn", "warn")
-    waiting = pulse.counts.get(JobState.QUEUED, 0) + pulse.counts.get(JobState.SCHEDULED, 0)
+    waiting = sum(pulse.counts.get(state, 0) for state in WAITING) if pulse else 0
     waits = f" {words.amount(waiting, 'job')} {'waits' if waiting == 1 else 'wait'}." if waiting else ""
+    here = " in this process" if jobs.durable else ""
     remedy: Parts = (" Add ", Code("JobsMiddleware"), ", or compose ", Code("jobs.lifespan"))
     return Note(
-        (Strong("The engine is not running, so no job starts."), waits, *remedy, " into the application."),
+        (Strong(f"The engine is not running, so no job starts{here}."), waits, *remedy, " into the application."),
         "bad",
         "warn",
     )

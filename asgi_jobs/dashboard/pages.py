@@ -48,6 +48,10 @@ class Page:
         """Read what is shown."""
         raise NotImplementedError
 
+    def facts(self) -> object:
+        """What is shown and is not in the JSON: of a durable store the data itself makes the tag."""
+        return ()
+
     def title(self) -> str:
         """The browser's title."""
         raise NotImplementedError
@@ -61,24 +65,30 @@ class Page:
         raise NotImplementedError
 
 
+def job_facts(job: Job) -> tuple[object, ...]:
+    """What is shown of a job wherever it is named, and what is not in its JSON."""
+    told = job.progress and (job.progress.done, job.progress.total, job.progress.text)
+    stands = (job.state, job.held, job.attempt, job.run_at, job.started_at, job.finished_at)
+    return job.id, stands, job.cancelling, told, job.waiting_for_session, job.repeatable, job.worker, job.deaths
+
+
+async def places(ask: Ask, found: Sequence[Job]) -> dict[str, Place]:
+    """Where the queued jobs of a list stand in their queues. Of a database not more is asked than it answers at once."""
+    in_line = [job for job in found if job.state is JobState.QUEUED and job.queue is not None]
+    if ask.jobs.durable:
+        deep = {queue.name for queue in ask.pulse.queues if queue.queued > COUNTED}
+        in_line = [job for job in in_line if job.queue not in deep][:PLACED]
+    asked = {job.id: await ask.jobs.place(job.id) for job in in_line}
+    return {id: place for id, place in asked.items() if place is not None}
+
+
 async def queue_rows(ask: Ask, queues: Sequence[QueueInfo], back: str) -> list[siteview.QueueRow]:
     """Queues as rows, each with the job that holds its slot."""
     links, now, may_act = ask.visit.links, ask.jobs.now(), ask.visit.may_act
     return [
-        siteview.queue_row(queue, await known(ask.jobs, queue.current), links, now, back=back, may_act=may_act)
+        siteview.queue_row(queue, holders.get(queue.name), links, now, back=back, may_act=may_act)
         for queue in queues
     ]
-
-
-async def job_rows(ask: Ask, jobs: Sequence[Job]) -> list[JobRow]:
-    """Jobs as rows, those in line with their place."""
-    links, now = ask.visit.links, ask.jobs.now()
-    rows = []
-    for job in jobs:
-        in_line = job.state is JobState.QUEUED and job.queue is not None
-        place = await ask.jobs.place(job.id) if in_line else None
-        rows.append(views.job_row(job, links, now, place, ask.pulse.blocked(job)))
-    return rows
 
 
 def queues_said(queues: Sequence[QueueInfo]) -> str:

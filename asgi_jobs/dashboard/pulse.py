@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from asgi_jobs.dashboard.fleet import Fleet, fleet_of
 from asgi_jobs.dashboard.words import short_type
 from asgi_jobs.errors import JobNotFound
 from asgi_jobs.job import Job, JobState
@@ -18,6 +19,8 @@ STOPPING = timedelta(seconds=10)  # a job that has not ended by then is not stop
 TICK = timedelta(seconds=1)  # what is only a matter of time is looked at again after this
 LOOKED_AT = 200  # running and failed jobs looked at, newest first: the work is bounded
 NAMED = 50  # blocked queues of which the blocking job is read
+UNKNOWN = 10  # tasks that nobody knows of which jobs are read
+WAITING = (JobState.QUEUED, JobState.SCHEDULED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +28,18 @@ class Harm:
     """One thing that needs a person.
 
     Attributes:
-        kind: "blocked", "stuck" or "failed".
-        since: when it began; of failures the last one.
+        kind: "blocked", "stuck", "failed", "unknown" (a task that no worker knows) or "nobody" (no worker lives).
+        since: when it began; of failures the last one; None where nobody can say.
         jobs: the jobs concerned, newest first: the one that blocks or does not stop, those that failed alike.
         queue: the queue that is blocked.
+        number: how many jobs there are of it, those not read included.
     """
 
     kind: str
-    since: datetime
-    jobs: tuple[Job, ...]
+    since: datetime | None
+    jobs: tuple[Job, ...] = ()
     queue: QueueInfo | None = None
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,23 +49,32 @@ class Pulse:
     counts: dict[JobState, int]
     queues: list[QueueInfo]
     harms: list[Harm]
+    fleet: Fleet
+    taken: datetime
     until: datetime | None = field(compare=False)
 
     @property
     def facts(self) -> tuple[object, ...]:
-        """What the clock makes of the data: part of each ETag."""
-        return tuple(
-            (harm.kind, harm.since, harm.jobs[0].id, len(harm.jobs), harm.queue and harm.queue.waiting_at)
+        """What every page shows, and what the clock makes of the data: part of each ETag."""
+        harms = [
+            (harm.kind, harm.since, harm.jobs and harm.jobs[0].id, len(harm.jobs), harm.queue and harm.queue.waiting_at)
             for harm in self.harms
-        )
+        ]
+        return tuple(self.counts.values()), harms, self.fleet.facts
 
     def holds(self, now: datetime) -> bool:
         """Whether the clock has changed nothing since."""
-        return self.until is None or now < self.until
+        return self.until is None or self.taken <= now < self.until
 
     def blocked(self, job: Job) -> QueueInfo | None:
         """The queue that this job blocks."""
         return next((harm.queue for harm in self.harms if harm.queue and harm.jobs[0].id == job.id), None)
+
+    @property
+    def held_up(self) -> dict[str, str]:
+        """Queues in which jobs wait whose task no worker knows, and that task."""
+        jobs = [job for harm in self.harms if harm.kind == "unknown" for job in harm.jobs]
+        return {job.queue: job.task for job in jobs if job.queue is not None and job.state is JobState.QUEUED}
 
 
 class Watch:
@@ -73,7 +87,7 @@ class Watch:
     async def pulse(self) -> Pulse:
         """The pulse now."""
         jobs, last = self._jobs, self._last
-        if last and not jobs.durable and last[0] == jobs.revision and last[1].holds(jobs.now()):
+        if last and last[0] == jobs.revision and last[1].holds(jobs.now()):
             return last[1]
         revision = jobs.revision
         pulse = await take(jobs)
@@ -86,14 +100,17 @@ async def take(jobs: Jobs) -> Pulse:
     now = jobs.now()
     counts = await jobs.counts()
     queues = await jobs.queues()
+    fleet = await fleet_of(jobs)
     running = await _newest(jobs, counts, JobState.RUNNING)
     failed = await _newest(jobs, counts, JobState.FAILED)
-    held_up = [*await _blocked(jobs, queues), *_stuck(running, now)]
+    held_up = [*await _blocked(jobs, queues, running), *_stuck(running, now)]
+    held_up.sort(key=lambda harm: harm.since or now)
+    nobody = [*_nobody(jobs, fleet, counts), *await _unknown(jobs, fleet)]
     # What is held up comes first, the longest on top; of what failed the newest, not seen by anybody yet.
-    harms = [*sorted(held_up, key=lambda harm: harm.since), *await _failures(jobs, failed)]
-    troubled = {harm.jobs[0].queue for harm in harms if harm.kind != "failed"}
+    harms = [*nobody, *held_up, *await _failures(jobs, failed)]
+    troubled = {harm.jobs[0].queue for harm in held_up}
     queues.sort(key=lambda queue: (queue.name not in troubled, *_longest_wait_first(queue)))
-    return Pulse(counts, queues, harms, _next_turn(queues, running, now))
+    return Pulse(counts, queues, harms, fleet, now, _next_turn(jobs, queues, running, now))
 
 
 def _longest_wait_first(queue: QueueInfo) -> tuple[bool, float, bool, str]:
@@ -121,10 +138,11 @@ async def _newest(jobs: Jobs, counts: dict[JobState, int], state: JobState) -> l
     return await jobs.find(state=state, limit=min(number, LOOKED_AT)) if number else []
 
 
-async def _blocked(jobs: Jobs, queues: list[QueueInfo]) -> list[Harm]:
+async def _blocked(jobs: Jobs, queues: list[QueueInfo], running: list[Job]) -> list[Harm]:
     harms = []
+    read = {job.id: job for job in running}
     for queue in [queue for queue in queues if queue.blocked_by][:NAMED]:
-        job = await known(jobs, queue.blocked_by)
+        job = read.get(queue.blocked_by or "") or await known(jobs, queue.blocked_by)
         if job is not None and queue.blocked_since is not None and not not_stopping(job, jobs.now()):
             harms.append(Harm("blocked", queue.blocked_since, (job,), queue))
     return harms
@@ -136,6 +154,22 @@ def _stuck(running: list[Job], now: datetime) -> list[Harm]:
         for job in running
         if not_stopping(job, now) and job.cancel_requested_at is not None
     ]
+
+
+def _nobody(jobs: Jobs, fleet: Fleet, counts: dict[JobState, int]) -> list[Harm]:
+    """Jobs wait, and no worker lives that would run them."""
+    waiting = sum(counts.get(state, 0) for state in WAITING)
+    idle = jobs.durable and jobs.status == "running" and not fleet.running
+    return [Harm("nobody", None, number=waiting)] if idle and waiting else []
+
+
+async def _unknown(jobs: Jobs, fleet: Fleet) -> list[Harm]:
+    harms = []
+    for task, number in list(fleet.unknown.items())[:UNKNOWN]:
+        found = [job for state in WAITING for job in await jobs.find(state=state, task=task, limit=LOOKED_AT)]
+        if found:  # else somebody has just run or cancelled them
+            harms.append(Harm("unknown", min(job.enqueued_at for job in found), tuple(found), number=number))
+    return harms
 
 
 async def _failures(jobs: Jobs, failed: list[Job]) -> list[Harm]:
@@ -155,13 +189,14 @@ def alike(job: Job) -> tuple[str, str]:
     return job.task, short_type(job.error.type) if job.error else ""
 
 
-def _next_turn(queues: list[QueueInfo], running: list[Job], now: datetime) -> datetime | None:
+def _next_turn(jobs: Jobs, queues: list[QueueInfo], running: list[Job], now: datetime) -> datetime | None:
     """When time alone may change the pulse next: a queue becomes blocked, a job is seen not to stop."""
     turns = [
         job.cancel_requested_at + STOPPING + timedelta(milliseconds=1)
         for job in running
         if job.cancelling and job.cancel_requested_at is not None and not not_stopping(job, now)
     ]
-    if any(queue.oldest_wait is not None for queue in queues):  # how long, and behind which line of code, moves on
+    # How long a job waits, and behind which line of code, moves on; in a database others may have changed anything.
+    if jobs.durable or any(queue.oldest_wait is not None for queue in queues):
         turns.append(now + TICK)
     return min(turns, default=None)

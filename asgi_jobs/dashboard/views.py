@@ -121,6 +121,10 @@ LOOKS = {
     "cancelling": Look("cancelling", "cancelling", "Cancelling…"),
     "retrying": Look("scheduled", "scheduled", "Retrying"),
     "paused": Look("paused", "paused", "Paused"),
+    "unknown": Look("blocked", "warn", "Unknown task"),
+    "nobody": Look("failed", "warn", "No worker"),
+    "alive": Look("succeeded", "succeeded", "Alive"),
+    "dead": Look("paused", "warn", "Not alive"),
     **{str(state): Look(str(state), str(state), str(state).capitalize()) for state in JobState},
 }
 

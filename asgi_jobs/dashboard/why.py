@@ -10,17 +10,28 @@ from typing import TYPE_CHECKING
 from asgi_jobs.dashboard import views, words
 from asgi_jobs.dashboard.links import Links
 from asgi_jobs.dashboard.masking import shown
-from asgi_jobs.dashboard.views import Link, Look, Note, Part, Parts, Strong
+from asgi_jobs.dashboard.views import Code, Link, Look, Note, Part, Parts, Strong
 from asgi_jobs.job import Job, JobState
 
 if TYPE_CHECKING:
-    from asgi_jobs.info import Place
+    from asgi_jobs.info import Place, WorkerInfo
     from asgi_jobs.stores.base import QueueInfo
 
 
 @dataclass(frozen=True, slots=True)
 class Around:
-    """What a job's page needs besides the job."""
+    """What a job's page needs besides the job.
+
+    Attributes:
+        queue, blocks: its queue; the queue that it blocks.
+        place, holder: where it stands in its queue, and who has the slot.
+        alike: how many other jobs failed alike.
+        retention: how long finished jobs are kept.
+        durable: whether jobs outlive their process, so that others may run them.
+        engine_runs: whether somebody runs jobs: this process, or with a durable store any.
+        worker: the process that runs it, or ran it last.
+        known: whether a living worker knows its task.
+    """
 
     queue: QueueInfo | None = None
     blocks: QueueInfo | None = None
@@ -30,6 +41,8 @@ class Around:
     retention: str = ""
     durable: bool = False
     engine_runs: bool = True
+    worker: WorkerInfo | None = None
+    known: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +65,8 @@ class Why:
 
 def why(job: Job, around: Around, links: Links, now: datetime) -> Why | None:
     """The reason, in words; None for a job that has started or ended."""
+    if job.state in {JobState.QUEUED, JobState.SCHEDULED} and not around.known:
+        return _why_unknown(job, around)
     if job.state is JobState.SCHEDULED and job.run_at is not None:
         if job.held:
             return Why((f"Its {views.tries(job)} begins ", words.ahead(job.run_at, now), "; it keeps its place."), ())
@@ -59,10 +74,17 @@ def why(job: Job, around: Around, links: Links, now: datetime) -> Why | None:
     if job.state is not JobState.QUEUED:
         return None
     if not around.engine_runs:
-        return Why((Strong("The engine is not running"), ", so no job starts."), ())
+        nobody = "No worker runs" if around.durable else "The engine is not running"
+        return Why((Strong(nobody), ", so no job starts."), ())
     if around.queue is None:
         return Why(("It waits for a free place: as many jobs run as may run at once.",), ())
     return _why_in_queue(around.queue, around, links, now)
+
+
+def _why_unknown(job: Job, around: Around) -> Why:
+    kept = " It keeps its place, and those behind it in the queue wait." if around.queue else " It is not lost."
+    remedy = " Declare the task, deploy the worker that has it, or cancel the job."
+    return Why((Strong("No worker knows "), Code(shown(job.task)), Strong("."), kept, remedy), ())
 
 
 def _why_in_queue(queue: QueueInfo, around: Around, links: Links, now: datetime) -> Why:

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 from weakref import ref
 
 from sqlalchemy import event
+from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, SessionTransaction, scoped_session
 
@@ -69,6 +70,14 @@ def sync_session(given: object) -> Session:
         f"on_commit must be the session whose commit the job waits for (Session, AsyncSession, or one of "
         f"their scoped registries), not {type(given).__name__}: on_commit=session"
     )
+
+
+def bind_of(session: Session) -> Any:
+    """The engine or connection of the session; None where it chooses one by what it is asked for."""
+    try:
+        return session.get_bind()
+    except UnboundExecutionError:
+        return None
 
 
 @dataclass(slots=True)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from contextvars import Context
 from inspect import isawaitable
 from typing import TYPE_CHECKING, TypeVar
 
 from asgi_jobs.engine.run import Run
-from asgi_jobs.stores.base import Answer, Claimed, Verdict
+from asgi_jobs.errors import StoreAway
+from asgi_jobs.events import printable
+from asgi_jobs.job import UNSET
+from asgi_jobs.stores.base import Answer, Claimed, Outcome, Verdict
 
 if TYPE_CHECKING:
     from asgi_jobs.engine.executor import Executor
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PAUSE_AFTER_ERROR = 1.0
+NAMED = 20
 HELD = Verdict.HELD
 logger = logging.getLogger("asgi_jobs")
 
@@ -46,15 +51,16 @@ class Dispatcher:
         self._running = executor.running
         self._started = started
         self._recorded = recorded
-        self._concurrency = concurrency
+        self.concurrency = concurrency
         self.lent = 0  # places of jobs that wait for other jobs
-        self.free_threads = threads
+        self._threads = self.free_threads = threads
         self.claiming = False
         self._outcomes: list[Run] = []
         self.planned = False
         self._again = False
         self._held = False  # an outcome that is to be told before its job starts again
         self._exchange: asyncio.Task[None] | None = None
+        self._under_way: list[Run] = []  # the outcomes in it
         self._own = Context()
 
     def wake(self) -> None:
@@ -98,21 +104,33 @@ class Dispatcher:
     def _room(self) -> tuple[int, int]:
         if not self.claiming:
             return 0, 0
-        return max(self._concurrency + self.lent - len(self._running), 0), self.free_threads
+        return max(self.concurrency + self.lent - len(self._running), 0), self.free_threads
+
+    def _room_beside(self, outcomes: list[Run]) -> tuple[int, int]:
+        """The same where outcomes have gathered; see `pump`."""
+        self._held = False
+        if any(run.verdict is HELD for run in outcomes):
+            self._again = True
+            return 0, 0
+        return self._room()
 
     async def _await(self, outcomes: list[Run], answer: Awaitable[Claimed]) -> None:
         """The exchange of a store that needs I/O: repeated until it succeeds, for it can undo nothing."""
-        claimed = None
+        claimed, self._under_way = None, outcomes
         while claimed is None:
             try:
                 claimed = await answer
-            except Exception:
-                logger.exception("The store did not answer; trying again")
+            except Exception as error:
+                if not isinstance(error, StoreAway):  # that the store has logged, once
+                    logger.exception("The store did not answer; trying again")
                 await asyncio.sleep(PAUSE_AFTER_ERROR)
                 outcomes += self._outcomes
                 self._outcomes = []
-                answer = _as_awaitable(self._store.exchange(outcomes, *self._room()))
-        self._exchange = None
+                if not (outcomes or self.claiming):
+                    claimed = Claimed(())
+                    break
+                answer = _as_awaitable(self._store.exchange(outcomes, *self._room_beside(outcomes)))
+        self._exchange, self._under_way = None, []
         self._carry_out(outcomes, claimed)
         if self._again:
             self._again = False
@@ -128,11 +146,39 @@ class Dispatcher:
         if outcomes:  # told before the starts: the end of a job comes before the start of its successor
             if claimed.refused:
                 outcomes = [run for run in outcomes if run not in claimed.refused]
+                _tell_refused(claimed.refused)
             self._recorded(outcomes)
         if claimed.jobs:
             self._started(claimed.jobs)
         if claimed.more:
             self.wake()
+
+    async def hear(self, seconds: float) -> None:
+        """Wait so long for the answer of the exchange that is under way: it may bring jobs."""
+        if self._exchange is not None:
+            await asyncio.wait((self._exchange,), timeout=seconds)
+
+    async def settle_within(self, seconds: float) -> None:
+        """Wait so long until every outcome is in the store."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.settle()
+
+    async def give_up(self) -> list[Run]:
+        """End the exchange that is under way; gives the outcomes that nobody knows whether they are stored."""
+        exchange, unknown = self._exchange, self.forget()
+        if exchange is not None:
+            exchange.cancel()
+            await asyncio.wait((exchange,))
+        return unknown
+
+    def forget(self) -> list[Run]:
+        """Begin anew; gives the outcomes that were not handed in."""
+        self.free_threads = self._threads - sum(run.record.plan.threaded for run in self._running)
+        unknown = self._under_way + self._outcomes
+        self._exchange, self._under_way, self._outcomes = None, [], []
+        self._again = self._held = self.planned = False
+        return unknown
 
     async def settle(self) -> None:
         """Wait until every outcome is in the store."""
@@ -142,6 +188,17 @@ class Dispatcher:
             else:
                 self.pump()
                 await asyncio.sleep(0)
+
+
+def _tell_refused(refused: Sequence[Outcome]) -> None:
+    for one in refused:
+        one.record.detail().value = UNSET  # what counts is what the job gives where it runs now
+    names = ", ".join(f"'{printable(one.record.name)}' ({one.record.id})" for one in refused[:NAMED])
+    logger.warning(
+        "The outcome of %d job(s) was refused: another process has taken them over, and their code may have run "
+        "beside it: %s",
+        *(len(refused), names),
+    )
 
 
 async def resolve(answer: Answer[T]) -> T:

@@ -18,6 +18,7 @@ class Stop(Enum):
     CANCEL = auto()
     TIMEOUT = auto()
     SHUTDOWN = auto()
+    LOST = auto()  # the job may not go on here: another process may have it, or will
 
 
 class Ending(NamedTuple):

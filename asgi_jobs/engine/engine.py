@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from threading import Lock, get_ident
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from asgi_jobs.clock import Epoch
 from asgi_jobs.engine.dispatcher import Dispatcher, resolve
+from asgi_jobs.engine.durable import Durable
+from asgi_jobs.engine.durable_stopping import DurableShutdown
 from asgi_jobs.engine.ending import Stop
 from asgi_jobs.engine.executor import Executor
 from asgi_jobs.engine.intake import Intake
@@ -21,7 +25,7 @@ from asgi_jobs.engine.threads import Threads
 from asgi_jobs.engine.upkeep import Upkeep
 from asgi_jobs.engine.waits import Waiters, refuse_deadlock
 from asgi_jobs.engine.watchdog import Watchdog
-from asgi_jobs.errors import DeadlockError, NotRunning, NotStored, ShuttingDown
+from asgi_jobs.errors import DeadlockError, InvalidState, NotRunning, NotStored, ShuttingDown
 from asgi_jobs.events import (
     CANCELLED,
     ENQUEUED,
@@ -43,7 +47,7 @@ if TYPE_CHECKING:
     from asgi_jobs.job import Engine as Facade
     from asgi_jobs.planner import Planner
     from asgi_jobs.settings import Settings
-    from asgi_jobs.stores.base import Store
+    from asgi_jobs.stores.base import DurableStore, Store
     from asgi_jobs.task import Task
 
 INTERRUPTION = "interrupted when the application stopped"
@@ -80,16 +84,20 @@ class Engine:
         self.scopes = scopes
         self.status = "new"
         self.open_to_all = False  # whether anybody may enqueue; while stopping, jobs may
+        self.open_to_jobs = False
         self.loop: asyncio.AbstractEventLoop | None = None
-        self._thread_id = 0
+        self.thread_id = 0
         self.threads = Threads()
         self.waiters = Waiters()
         self.listeners = Listeners()
         self._joiners: list[asyncio.Future[None]] = []
         self.moved = asyncio.Event()  # something has changed, for a shutdown that waits; made anew with each loop
         self._untold: list[Record] = []  # taken in from threads, and not told of yet
-        self._door = Lock()  # a job from another thread is in before it closes, or refused
-        self.executor = Executor(
+        self.door = Lock()  # a job from another thread is in before it closes, or refused
+        durable = self.durable = (
+            Durable(self, cast("DurableStore", store), settings, clock, tasks) if store.durable else None
+        )
+        self.executor = (durable.make_executor if durable else Executor)(
             engine=facade,
             scopes=scopes,
             threads=self.threads,
@@ -101,18 +109,19 @@ class Engine:
             self.executor,
             concurrency=settings.concurrency,
             threads=settings.threads,
-            started=self._started,
+            started=durable.started if durable else self.started,
             recorded=self._recorded,
         )
         self.executor.ended = self.dispatcher.ended
-        self.intake = Intake(
+        door = durable.entrance if durable else self
+        self.intake = (durable.make_intake if durable else Intake)(
             facade,
             planner,
             clock,
-            accept=self.accept,
-            accept_committed=self._accept_committed,
-            drop=self._drop,
-            reserve=self._reserve,
+            accept=door.accept,
+            accept_committed=door.accept_committed,
+            drop=door.drop,
+            reserve=door.reserve,
         )
         self.upkeep = Upkeep(
             store,
@@ -121,6 +130,8 @@ class Engine:
             make=lambda task: self.intake.of_task(task, "schedule"),
             wake=self.wake,
             pulse=self._pulse,
+            time=durable.store.time if durable else clock.time,
+            further=(durable.reports.report,) if durable else (),
             retention=settings.retention,
             cleanup_interval=settings.cleanup_interval,
         )
@@ -128,19 +139,35 @@ class Engine:
         self.processes = 1
         self.watchdog: Watchdog | None = None
 
+    def set_concurrency(self, settings: Settings) -> None:
+        """The worker command has changed its mind about the settings, before the start."""
+        self._settings = settings
+        self.dispatcher.concurrency = settings.concurrency
+        if self.durable is not None:
+            self.durable.store.concurrency = settings.concurrency
+
     # Start
 
     async def open(self) -> None:
         """Accept jobs; none starts before `begin`."""
         self.loop = self.executor.loop = asyncio.get_running_loop()
-        self._thread_id = get_ident()
+        self.thread_id = get_ident()
         self.moved = asyncio.Event()
         self.dispatcher.planned = False  # by a loop that may be gone
+        self.executor.ended = self.dispatcher.ended
         self.status = "starting"
         self.intake.renew()
         self.scopes.start()
         self._forget_unreachable()
-        await resolve(self.store.open(self))
+        if self.durable is not None:
+            self.dispatcher.forget()
+            self.durable.open()
+        try:
+            await resolve(self.store.open(self))
+        except BaseException:
+            self.status = "new"
+            await self.scopes.stop()
+            raise
         self.open_to_all = True
 
     async def begin(self) -> None:
@@ -152,7 +179,7 @@ class Engine:
         self.watchdog = Watchdog(self.loop, current=self._job_of)
         self.watchdog.start()
         self.upkeep.start(schedules=self._settings.concurrency > 0)
-        self.dispatcher.claiming = True
+        self.dispatcher.claiming = self.open_to_jobs = True
         self.dispatcher.wake()
 
     @property
@@ -166,7 +193,8 @@ class Engine:
             if run.loop_closed:
                 self.executor.running.discard(run)
                 run.abandon()
-                self.dispatcher.ended(run)
+                if self.durable is None:  # else its row is rescued
+                    self.dispatcher.ended(run)
 
     # Taking jobs in
 
@@ -176,7 +204,7 @@ class Engine:
             return None
         if self.status == "stopping":
             run = current_run()
-            if self.dispatcher.claiming and run is not None and run.belongs_to(self.executor):
+            if self.open_to_jobs and run is not None and run.belongs_to(self.executor):
                 return None
             return ShuttingDown("the application is stopping and takes no more jobs")
         if self.status == "stopped":
@@ -190,20 +218,20 @@ class Engine:
 
     def accept(self, record: Record) -> Record:
         """Store one job and have it started; from any thread."""
-        if get_ident() != self._thread_id:
+        if get_ident() != self.thread_id:
             return self._accept_from_thread(record)
         stored: Record = self.store.add((record,))[0]  # type: ignore[index]
         if stored is not record:
             return stored
         if record.details is not None or self.listeners.active:
-            self._announce((record,))
+            self.announce((record,))
         elif not self.dispatcher.planned:
             self.dispatcher.wake()
         return record
 
     def _accept_from_thread(self, record: Record) -> Record:
         """The engine may have stopped since the caller asked whether it runs."""
-        with self._door:
+        with self.door:
             error = self.refuse()
             if error is not None:
                 raise error
@@ -215,9 +243,9 @@ class Engine:
     def _announce_from_thread(self, records: Sequence[Record]) -> None:
         assert self.loop is not None
         self._untold.extend(records)
-        self.loop.call_soon_threadsafe(self._announce, ())
+        self.loop.call_soon_threadsafe(self.announce, ())
 
-    def _announce(self, records: Sequence[Record]) -> None:
+    def announce(self, records: Sequence[Record]) -> None:
         """Jobs were taken in: have them started, and tell of them."""
         records = [*self._take_untold(), *records]
         self.dispatcher.wake()
@@ -229,30 +257,30 @@ class Engine:
 
     def _take_untold(self) -> list[Record]:
         """Jobs from threads. The door waits for a thread that has stored its job and is about to say so."""
-        with self._door:
+        with self.door:
             untold, self._untold = self._untold, []
         return untold
 
-    def _reserve(self) -> None:
+    def reserve(self) -> None:
         self.store.refuse_full(1)
 
-    def _accept_committed(self, records: list[Record]) -> None:
+    def accept_committed(self, records: list[Record]) -> None:
         if self.status not in ("starting", "running") and self.refuse() is not None:
             names = ", ".join(label(self.view(record)) for record in records)
             logger.error("The engine is not running, so jobs of a committed transaction are lost: %s", names)
-            self._drop(records)
+            self.drop(records)
             return
         for record in records:
             record.detail().stored = True
-        if get_ident() == self._thread_id:
+        if get_ident() == self.thread_id:
             self.store.add(records, bounded=False)
-            self._announce(records)
+            self.announce(records)
         else:
-            with self._door:
+            with self.door:
                 self.store.add(records, bounded=False)
                 self._announce_from_thread(records)
 
-    def _drop(self, records: list[Record]) -> None:
+    def drop(self, records: list[Record]) -> None:
         for record in records:
             record.detail().stored = False
             if self.loop is not None and not self.loop.is_closed():
@@ -262,7 +290,7 @@ class Engine:
 
     def wake(self) -> None:
         """Jobs may be ready; from any thread."""
-        if get_ident() == self._thread_id:
+        if get_ident() == self.thread_id:
             self._look_again()
         elif self.loop is not None:
             self.loop.call_soon_threadsafe(self._look_again)
@@ -270,14 +298,31 @@ class Engine:
     def _look_again(self) -> None:
         self.dispatcher.wake()
         self.moved.set()
+        if self.durable is not None:
+            self.release_joiners()
+
+    def asked_to_stop(self, id: str) -> None:
+        """See `Callbacks`; in memory there is nobody else."""
+        if self.durable is not None:
+            self.durable.asked_to_stop(id)
+
+    def ended(self, ids: Sequence[str]) -> None:
+        """See `Callbacks`."""
+        if self.durable is not None:
+            self.durable.ended(ids)
+
+    def lost(self, ids: Sequence[str] | None) -> None:
+        """See `Callbacks`."""
+        if self.durable is not None:
+            self.durable.lost(ids)
 
     def _touched(self) -> None:
         self.store.revision += 1
 
-    def _started(self, records: Sequence[Record]) -> None:
+    def started(self, records: Sequence[Record]) -> None:
         if self.listeners.active:
             if self._untold:
-                self._announce(())
+                self.announce(())
             for record in records:
                 self._tell(STARTED, record)
 
@@ -295,7 +340,7 @@ class Engine:
             if waiters and record.finished is not None:
                 self.waiters.settle(record.id)
         if self._joiners:
-            self._release_joiners()
+            self.release_joiners()
         if self.status == "stopping":
             self.moved.set()
 
@@ -306,6 +351,8 @@ class Engine:
             record.detail().cancel_reason = INTERRUPTION
         elif run.verdict is Verdict.HELD:
             self.upkeep.expect()
+            if not run.counted:
+                kind = INTERRUPTED
             if record.finished is not None:  # was asked to stop: no further attempt
                 kind = CANCELLED
         self._tell(kind, record)
@@ -318,8 +365,28 @@ class Engine:
         for record in records:
             self._tell(CANCELLED, record)
             self.waiters.settle(record.id)
-        self._release_joiners()
+        self.release_joiners()
         self._look_again()
+
+    async def release(self, record: Record) -> Record:
+        """Take a running job away from its process."""
+        if self.durable is None:
+            raise InvalidState("only a durable store can release a job: in memory the job's process is this one")
+        released = await self.durable.store.release(record.id)
+        if released is None:
+            raise InvalidState(f"job {record.name!r} does not run, so there is nothing to release")
+        return released
+
+    async def trouble(self) -> str | None:
+        """Why the store does not answer."""
+        return None if self.durable is None else await self.durable.store.trouble()
+
+    @property
+    def epoch(self) -> Epoch:
+        """What ties the store's monotonic times to dates."""
+        if self.durable is None:
+            return self.intake.epoch
+        return Epoch("", self.durable.store.time() - self._clock.monotonic())
 
     def now(self) -> datetime:
         """The engine's clock, aware UTC."""
@@ -334,7 +401,7 @@ class Engine:
 
     def _pulse(self) -> None:
         self.listeners.look()
-        if self.intake.follow_clock():
+        if self.intake.follow_clock() and self.durable is None:  # rows have dates, and their database's clock
             self.store.reset_due(self.intake.due_of)
             self.upkeep.expect()
         if not self.store.durable:
@@ -352,34 +419,53 @@ class Engine:
 
     # Waiting
 
-    async def wait(self, record: Record, timeout: timedelta | None) -> None:
+    async def stored(self, job: Job) -> None:
+        """Wait until the job is stored."""
+        if self.durable is not None:
+            await self.durable.stored(job)
+
+    async def refresh(self, job: Job) -> None:
+        """Read the job again."""
+        if self.durable is not None:
+            await self.durable.refresh(job)
+        elif job._record.stored is False:
+            raise NotStored("its transaction was rolled back, so the job does not exist")
+
+    async def wait(self, job: Job, timeout: timedelta | None) -> None:
         """Wait for the job's end; a job that waits lends its places meanwhile."""
+        try:
+            async with asyncio.timeout(None if timeout is None else timeout.total_seconds()):
+                if self.durable is not None:
+                    await self.durable.committed(job)
+                await self._wait(job._record)
+        except TimeoutError:
+            raise TimeoutError(f"job {job.name!r} had not ended after {timeout}; it goes on") from None
+
+    async def _wait(self, record: Record) -> None:
         if record.finished is not None:
             return
         if record.stored is False:
             raise NotStored("its transaction was rolled back, so the job does not exist")
         run = current_run()
         if run is None or not run.belongs_to(self.executor):
-            await self._wait(record, timeout)
+            await self._end_of(record)
             return
         await refuse_deadlock(run, record, self.store)
         if not run.waits:
             self._lend(run)
         run.waits = [*(run.waits or ()), record]
         try:
-            await self._wait(record, timeout)
+            await self._end_of(record)
         finally:
             run.waits.remove(record)
             if not run.waits:
                 self._take_back(run)
 
-    async def _wait(self, record: Record, timeout: timedelta | None) -> None:
-        seconds = timeout.total_seconds() if timeout is not None else None
-        try:
-            async with asyncio.timeout(seconds):
-                await self.waiters.wait(record.id)
-        except TimeoutError:
-            raise TimeoutError(f"job {record.name!r} had not ended after {timeout}; it goes on") from None
+    async def _end_of(self, record: Record) -> None:
+        if self.durable is not None:
+            await self.durable.end_of(record)
+        else:
+            await self.waiters.wait(record.id)
 
     def _lend(self, run: Run) -> None:
         self.dispatcher.lent += 1
@@ -397,13 +483,27 @@ class Engine:
         run = current_run()
         if run is not None and run.belongs_to(self.executor):
             raise DeadlockError("join() inside a job would wait for that job itself")
-        while await resolve(self.store.pending()):
-            idle: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._joiners.append(idle)
-            await idle
+        if self.durable is not None:
+            await self.durable.join()
+            return
+        while self.store.pending():
+            with self.joining() as idle:
+                await idle
 
-    def _release_joiners(self) -> None:
-        if self._joiners and not self.store.pending():
+    @contextmanager
+    def joining(self) -> Iterator[asyncio.Future[None]]:
+        """A future that is done when nothing is left to do, or on a durable store: nothing here."""
+        idle: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._joiners.append(idle)
+        try:
+            yield idle
+        finally:
+            if idle in self._joiners:
+                self._joiners.remove(idle)
+
+    def release_joiners(self) -> None:
+        """Let `join` look whether it is over."""
+        if self._joiners and not (self.executor.running if self.durable is not None else self.store.pending()):
             joiners, self._joiners = self._joiners, []
             for idle in joiners:
                 if not idle.done():
@@ -416,18 +516,19 @@ class Engine:
         drain = drain and self.status == "running"
         self._close_door("stopping")
         try:
-            await Shutdown(self, self._clock, self._settings.shutdown_timeout).run(drain=drain)
+            shutdown = DurableShutdown if self.durable is not None else Shutdown
+            await shutdown(self, self._clock, self._settings.shutdown_timeout).run(drain=drain)
         finally:
             self._close_door("stopped")
 
     def _close_door(self, status: str) -> None:
-        with self._door:
+        with self.door:
             self.status, self.open_to_all = status, False
 
     def stop_claiming(self) -> None:
         """Start no job any more; not even jobs may enqueue."""
-        with self._door:
-            self.dispatcher.claiming = False
+        with self.door:
+            self.dispatcher.claiming = self.open_to_jobs = False
 
     def view(self, record: Record) -> Job:
         """The job of a record."""

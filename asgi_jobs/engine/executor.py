@@ -38,9 +38,9 @@ class Executor:
         self.running: set[Run] = set()  # strong references: the loop keeps only weak ones
         self.loop: asyncio.AbstractEventLoop | None = None
 
-    def start(self, record: Record) -> None:
+    def start(self, record: Record, make: type[Run] = Run) -> None:
         """Start an attempt; its first step is the loop's next turn, never part of the caller's."""
-        run = record.run = Run(self, record)
+        run = record.run = make(self, record)
         context = Context()
         if record.plan.plain:
             body = run.body()

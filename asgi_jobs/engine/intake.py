@@ -116,16 +116,23 @@ class Intake:
         """The same once more: function, arguments, queue, name and options."""
         if not old.state.finished:
             raise InvalidState(f"job {old.name!r} is {old.state.value}; only a finished job can be run again")
-        if old.func is None:
-            raise ArgumentsGone(
-                f"job {old.name!r} {old.state.value}, and its arguments are not kept any more: it cannot be run again"
-            )
-        record = self._make(old.plan, old.func, old.args, old.kwargs, old.queue, old.name)
+        record = self._repeat(old)
         details = record.detail()
         details.source, details.retry_of = "manual", old.id
         if old.details is not None:
             details.timeout, details.retries = old.details.timeout, old.details.retries
+        return self.take(record)
+
+    def take(self, record: Record) -> Job:
+        """Have a record accepted that was made here."""
         return view_of(self._accept(record), self._engine)
+
+    def _repeat(self, old: Record) -> Record:
+        if old.func is None:
+            raise ArgumentsGone(
+                f"job {old.name!r} {old.state.value}, and its arguments are not kept any more: it cannot be run again"
+            )
+        return self._make(old.plan, old.func, old.args, old.kwargs, old.queue, old.name)
 
     def of_task(self, task: Task[Any, Any], source: str) -> Record:
         """A run of a task without arguments, not accepted yet."""
@@ -221,10 +228,12 @@ class Intake:
         return self._monotonic() + details.run_at.timestamp() - self._clock.time()
 
     def _hang(self, record: Record, session: Any, job: Job) -> Job:
-        details = record.detail()
-        if details.unique is not None:
-            raise InvalidOption("unique cannot go with on_commit: before the commit there is nothing to compare with")
+        self._refuse_unique(record)
         self._reserve()
-        details.stored = None
+        record.detail().stored = None
         hang(session, record, deliver=self._accept_committed, drop=self._drop)
         return job
+
+    def _refuse_unique(self, record: Record) -> None:
+        if record.detail().unique is not None:
+            raise InvalidOption("unique cannot go with on_commit: before the commit there is nothing to compare with")

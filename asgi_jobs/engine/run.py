@@ -82,6 +82,8 @@ class Run(CurrentJob):
     failure: BaseException | None
     error: JobError | None
     waits: list[Record] | None  # jobs that this one waits for
+    result: str | None = None  # no slots: only what a durable store keeps has them
+    settled: bool = False
 
     def __init__(self, executor: Executor, record: Record) -> None:
         self._executor = executor

@@ -264,7 +264,7 @@ class AttemptScope:
             session = await manager.__aenter__()
             self._entered = True
         else:
-            session = await self._in_thread(self._enter, manager)
+            session = await self.in_thread(self._enter, manager)
         if not isinstance(session, SESSION_TYPES[0] if sessions.is_async else SESSION_TYPES[1]):
             raise InvalidOption(f"session_factory yielded {session!r}, which is no {sessions.types[0].__name__}")
         sync_session = session.sync_session if isinstance(session, AsyncSession) else session
@@ -286,7 +286,13 @@ class AttemptScope:
         if self._entered:
             manager.__exit__(*details)
 
-    async def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
+    @property
+    def is_async(self) -> bool:
+        """Whether its session is an AsyncSession."""
+        return self._scopes.sessions is not None and self._scopes.sessions.is_async
+
+    async def in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call what may block in the attempt's thread, if it has one."""
         if self._thread is None:
             return function(*args)
         return await self._thread.call(self._context, function, *args)
@@ -334,7 +340,7 @@ class AttemptScope:
         details = (type(error), error, error.__traceback__) if error is not None else (None, None, None)
         try:
             if self._scopes.sessions is not None and not self._scopes.sessions.is_async:
-                await self._in_thread(self._exit, manager, *details)
+                await self.in_thread(self._exit, manager, *details)
             elif self._entered:
                 await manager.__aexit__(*details)
         except BaseException as raised:  # whatever closing raises is the job's error

@@ -51,6 +51,7 @@ class Shutdown:
             drain: whether jobs are waited for at all.
         """
         engine = self._engine
+        self._begin()
         with self._uncut():
             await engine.upkeep.stop_schedules()
         if drain and not self._cuts:
@@ -58,15 +59,15 @@ class Shutdown:
                 await self._drain(self._end - self._clean_up)
         if self._cuts or not drain:
             self._end = min(self._end, self._clock.monotonic() + self._clean_up)
-        engine.stop_claiming()
+        self._before_the_cut()
         runs = list(engine.executor.running)
         with self._uncut():
             await self._interrupt(runs)
-        lost = await resolve(engine.store.abandon(LOST))
-        self._name_lost(runs, lost)
-        engine.told_cancelled(lost)
+        await self._part(runs)
         with self._uncut():
             await self._close()
+        with self._uncut():
+            await self._close_store()
         if self._cuts:
             raise self._cuts[0]
 
@@ -82,6 +83,21 @@ class Shutdown:
         return max(self._end - self._clock.monotonic(), 0.0)
 
     # Its steps
+
+    def _begin(self) -> None:
+        """Jobs that wait still start."""
+
+    def _before_the_cut(self) -> None:
+        self._engine.stop_claiming()
+
+    async def _part(self, runs: list[Run]) -> None:
+        """What waits goes with the process."""
+        engine = self._engine
+        with self._uncut():
+            await engine.dispatcher.settle()
+        lost = await resolve(engine.store.abandon(LOST))
+        self._name_lost(runs, lost)
+        engine.told_cancelled(lost)
 
     async def _drain(self, until: float) -> None:
         engine = self._engine
@@ -113,7 +129,6 @@ class Shutdown:
         await self._wait_for(runs, 0)
         for run in filter(self._runs, runs):
             _let_go(run)
-        await self._engine.dispatcher.settle()
 
     def _runs(self, run: Run) -> bool:
         return run in self._engine.executor.running
@@ -143,7 +158,9 @@ class Shutdown:
         engine.threads.close()
         await engine.upkeep.stop()
         await self._close_scopes()
-        await resolve(engine.store.close())
+
+    async def _close_store(self) -> None:
+        await resolve(self._engine.store.close())
 
     async def _close_scopes(self) -> None:
         """Close the container that was made for this run: the application's code, which may hang or fail."""

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from asgi_jobs.engine.dispatcher import resolve
+from asgi_jobs.errors import StoreAway
 
 if TYPE_CHECKING:
     from asgi_jobs.clock import Clock
     from asgi_jobs.job import Record
-    from asgi_jobs.stores.base import Store
+    from asgi_jobs.stores.base import Store, Ticket
     from asgi_jobs.task import Task
 
 PULSE = 5.0
 """Seconds between looks at what nobody tells us: a wall clock that was set, other processes."""
 PRUNE_STEP = 1_000
+PAUSE_WHILE_AWAY = 1.0
 logger = logging.getLogger("asgi_jobs")
 
 
@@ -78,6 +80,8 @@ class Upkeep:
         make: Callable[[Task[Any, Any]], Record],
         wake: Callable[[], None],
         pulse: Callable[[], None],
+        time: Callable[[], float],
+        further: Sequence[Callable[[], Awaitable[float | None]]] = (),
         retention: timedelta,
         cleanup_interval: timedelta,
     ) -> None:
@@ -87,6 +91,8 @@ class Upkeep:
         self._make = make
         self._wake = wake
         self._pulse = pulse
+        self._time = time
+        self._further = further
         self._retention = retention
         self._cleanup_interval = cleanup_interval
         self._due = Alarm(clock)
@@ -99,8 +105,8 @@ class Upkeep:
     def start(self, *, schedules: bool) -> None:
         """Begin."""
         self._started = self._started or self._now()
-        chores: list[Callable[[], Awaitable[float | None]]] = [self._promote, self._clean, self._look]
-        alarms = [self._due, Alarm(self._clock), Alarm(self._clock)]
+        chores: list[Callable[[], Awaitable[float | None]]] = [self._promote, self._clean, self._look, *self._further]
+        alarms = [self._due, *(Alarm(self._clock) for _ in chores[1:])]
         self._chores = [asyncio.create_task(self._repeat(*pair)) for pair in zip(chores, alarms, strict=True)]
         if schedules:
             self._ticker = asyncio.create_task(self._repeat(self._propose, self._tick))
@@ -122,6 +128,16 @@ class Upkeep:
         """A job was delayed: look again when the next one is due."""
         self._due.ring()
 
+    def next_run(self, task: Task[Any, Any], ticket: Ticket) -> datetime | None:
+        """When a schedule ticks next: here, or where schedules are proposed."""
+        ticking = self.ticking.get(task.key)
+        if ticking is not None:
+            return ticking.next
+        schedule = task.policy.schedule
+        if schedule is None or not self._store.durable or self._started is None:
+            return None
+        return schedule.next_tick(_date(ticket.last), _date(ticket.since) or self._started)
+
     def declared(self) -> None:
         """A task was declared while the engine runs: it may have a schedule."""
         self._tick.ring()
@@ -131,6 +147,8 @@ class Upkeep:
         while True:
             try:
                 seconds = await chore()
+            except StoreAway:  # which the store has logged
+                seconds = PAUSE_WHILE_AWAY
             except Exception:
                 logger.exception("A chore of the engine failed; it is tried again in %.0f s", PULSE)
                 seconds = PULSE
@@ -140,7 +158,10 @@ class Upkeep:
         """Give delayed jobs whose time has come their place."""
         due = await resolve(self._store.due())
         self._wake()
-        return None if due is None else max(due - self._clock.monotonic(), 0.0)
+        wait = None if due is None else max(due - self._clock.monotonic(), 0.0)
+        if self._store.durable:  # others may have enqueued what is due
+            return PULSE if wait is None else min(wait, PULSE)
+        return wait
 
     async def _clean(self) -> float | None:
         """Let finished records go, a bounded step at a time."""
@@ -167,20 +188,24 @@ class Upkeep:
         schedule = task.policy.schedule
         assert schedule is not None
         assert self._started is not None
-        last = _date((await resolve(self._store.ticket(task.key))).last)
+        ticket = await resolve(self._store.ticket(task.key))
+        last = _date(ticket.last)
+        since = _date(ticket.since) or self._started
         now = self._now()
-        due = schedule.latest_due(last, now, self._started)
+        due = schedule.latest_due(last, now, since)
         if due is not None:
             try:
                 if await resolve(self._store.propose(self._make(task), due.timestamp())):
                     self._wake()
+            except StoreAway:
+                raise
             except Exception:
                 logger.exception("The run of %s that was due at %s could not be enqueued", task.key, due)
             last = due
-        self.ticking[task.key] = Ticking(task, schedule.next_tick(last, self._started))
+        self.ticking[task.key] = Ticking(task, schedule.next_tick(last, since))
 
     def _now(self) -> datetime:
-        return datetime.fromtimestamp(self._clock.time(), UTC)
+        return datetime.fromtimestamp(self._time(), UTC)
 
 
 def _date(timestamp: float | None) -> datetime | None:

@@ -100,4 +100,5 @@ async def _need(job: Record, store: Store) -> Need:
         return Need(job.run.waits or ())
     if job.queue is None or job.held:
         return Need()
-    return Need(await resolve(store.holders(job)), any_of=True)
+    holders = await resolve(store.holders(job))
+    return Need() if job in holders else Need(holders, any_of=True)  # else it runs, in another process

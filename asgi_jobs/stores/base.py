@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from typing import NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from asgi_jobs.job import JobError, JobState, Record
 
@@ -40,6 +40,10 @@ class Outcome(Protocol):
     counted: bool
     """Whether the attempt counts; not one that a shutdown interrupted."""
     error: JobError | None
+    result: str | None
+    """The value as JSON, of a task with `keep_result`."""
+    settled: bool
+    """Its success was stored by its session's own commit (`atomic`); only its slot is still to be freed."""
 
 
 class Claimed(NamedTuple):
@@ -135,13 +139,53 @@ class Ticket(NamedTuple):
     """Ticks that were left out because the run before had not ended."""
     job: Record | None
     """The last run, while its record is kept."""
+    since: float | None = None
+    """When the schedule was first seen, where the store remembers that longer than a process lives."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """A process that has a durable store open.
+
+    Attributes:
+        id: new at every start.
+        host, pid: where it is.
+        started: wall time, by the store's clock.
+        seen: when it was last known to be alive, likewise.
+        alive: whether it is known to live now.
+        concurrency: how many jobs it runs at once; 0: it only enqueues and shows.
+        tasks: the keys that it declares.
+        running: what it runs.
+    """
+
+    id: int
+    host: str
+    pid: int
+    started: float
+    seen: float
+    alive: bool
+    concurrency: int
+    tasks: tuple[str, ...]
+    running: tuple[Record, ...]
 
 
 class Callbacks(Protocol):
-    """What a store calls when something happens that the engine did not do itself."""
+    """What a store calls when something happens that the engine did not do itself. On the loop, but for `wake`."""
 
     def wake(self) -> None:
-        """Jobs may be ready. Callable from any thread."""
+        """Jobs may be ready, or have ended elsewhere. Callable from any thread."""
+        ...
+
+    def asked_to_stop(self, id: str) -> None:
+        """Somebody else has asked a job that runs here to stop."""
+        ...
+
+    def ended(self, ids: Sequence[str]) -> None:
+        """Jobs ended elsewhere that were watched here; their records have been read again."""
+        ...
+
+    def lost(self, ids: Sequence[str] | None) -> None:
+        """These jobs (None: all that run here) may not go on here: others may take them over, or have."""
         ...
 
 
@@ -262,4 +306,67 @@ class Store(Protocol):
 
     def prune(self, keep: float, limit: int) -> Answer[int]:
         """Drop records that ended more than `keep` seconds ago, at most `limit`; how many went."""
+        ...
+
+
+class DurableStore(Store, Protocol):
+    """What a store in a database has besides. Its methods but `write`, `settle` and the sync ones are coroutines.
+
+    Every method that needs the database raises StoreAway while it does not answer, after the store has logged that
+    once.
+    """
+
+    concurrency: int
+    """How many jobs this process runs at once; read when it is opened."""
+
+    def stamp(self, record: Record) -> None:
+        """Give a new record its id, which sorts by time, and the store's clock."""
+        ...
+
+    def time(self) -> float:
+        """Wall time by the store's clock."""
+        ...
+
+    def owns(self, bind: Any) -> bool:
+        """Whether this SQLAlchemy engine or connection leads to the store's own database."""
+        ...
+
+    def write(self, session: Any, records: Sequence[Record]) -> None:
+        """Insert jobs in the transaction of a sync Session, which is about to commit."""
+        ...
+
+    def written(self, records: Sequence[Record]) -> None:
+        """That transaction has committed."""
+        ...
+
+    def settle(self, session: Any, record: Record, result: str | None) -> bool:
+        """Store a job's success in the transaction of its sync Session; False: the job is not ours any more."""
+        ...
+
+    async def read(self, record: Record) -> bool:
+        """Read a record again; False: it is gone."""
+        ...
+
+    async def watch(self, record: Record) -> None:
+        """Have `Callbacks.ended` called when it has ended, wherever; reads it first, for it may have."""
+        ...
+
+    async def report(self, records: Sequence[Record]) -> None:
+        """Store progress, log and place in the code of jobs that run here."""
+        ...
+
+    async def release(self, id: str) -> Record | None:
+        """Take a running job away from its process, as if that had died; None: it does not run."""
+        ...
+
+    async def workers(self) -> list[Worker]:
+        """The processes that have the store open."""
+        ...
+
+    async def unknown_tasks(self) -> dict[str, int]:
+        """Tasks that no living worker declares, and how many unfinished jobs they have."""
+        ...
+
+    async def trouble(self) -> str | None:
+        """Why the store does not answer; None when it does."""
         ...

@@ -31,9 +31,15 @@ def until(probe: Callable[[], T | None], within: timedelta = SOON) -> T:
 
 
 class Sample:
-    """The application, started by `python -m sample_app` with a data directory of its own."""
+    """The application, started by `python -m sample_app` with a data directory of its own.
 
-    def __init__(self, data: Path, import_pause: float = 0.0) -> None:
+    Args:
+        data: the directory.
+        import_pause: how long an import rests after each batch, in seconds.
+        store: where jobs are kept; memory when it is empty.
+    """
+
+    def __init__(self, data: Path, import_pause: float = 0.0, store: str = "") -> None:
         self.data = data
         self._output = data / "output.txt"
         environment = {
@@ -42,8 +48,8 @@ class Sample:
             "PYTHONWARNINGS": "error",
             "SAMPLE_DATA": str(data),
             "SAMPLE_IMPORT_PAUSE": str(import_pause),
+            "SAMPLE_STORE": store,
         }
-        environment.pop("SAMPLE_STORE", None)
         with self._output.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "sample_app", "--port", "0"],

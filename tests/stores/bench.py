@@ -6,16 +6,23 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
 from asgi_jobs.call import Plan
-from asgi_jobs.clock import Epoch
+from asgi_jobs.clock import Clock, Epoch
 from asgi_jobs.engine.dispatcher import resolve
 from asgi_jobs.job import ALLOWED, JobError, JobState, Record
 from asgi_jobs.stores.base import Claimed, Outcome, Query, Standing, Store, Verdict
 from asgi_jobs.stores.memory import MemoryStore
-from asgi_jobs.task import Policy
+from asgi_jobs.stores.sql import SqlStore, metadata
+from asgi_jobs.task import Policy, Task
+from tests import postgres
 
+NOBODY: Any = None
 WALL = 1_750_000_000.0
 
 
@@ -32,6 +39,16 @@ class Ended:
     delay: float = 0.0
     counted: bool = True
     error: JobError | None = None
+    result: str | None = None
+    settled: bool = False
+
+
+class Clockwork(Clock):
+    """The bench's time as a clock."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.monotonic = lambda: bench.now
+        self.time = lambda: bench.now + WALL - 1_000.0
 
 
 class Bench:
@@ -40,18 +57,35 @@ class Bench:
     def __init__(self) -> None:
         self.now = 1_000.0
         self.woken = 0
+        self.asked: list[str] = []
+        self.heard_of: list[str] = []
+        self.taken: list[Sequence[str] | None] = []
         self.store: Store
         self.moves: list[tuple[JobState | None, JobState]] = []
         self._seen: dict[str, JobState] = {}
         self._numbers = count(1)
         self._epoch = Epoch("0123456789", WALL - self.now)
-        self._plans: dict[tuple[str, bool], Plan] = {}
+        self.tasks: dict[str, Task[Any, Any]] = {}
+
+    @property
+    def pace(self) -> tuple[int, int]:
+        """How many random steps are made, and after how many the books are checked: a look costs a database more."""
+        return (100, 10) if self.store.durable else (300, 1)
 
     def monotonic(self) -> float:
         return self.now
 
     def wake(self) -> None:
         self.woken += 1
+
+    def asked_to_stop(self, id: str) -> None:
+        self.asked.append(id)
+
+    def ended(self, ids: Sequence[str]) -> None:
+        self.heard_of += ids
+
+    def lost(self, ids: Sequence[str] | None) -> None:
+        self.taken.append(ids)
 
     def job(
         self,
@@ -64,15 +98,20 @@ class Bench:
         unique: str | None = None,
         args: tuple[Any, ...] = (),
     ) -> Record:
-        plan = self._plans.get((task, threaded))
-        if plan is None:
-            plan = self._plans[task, threaded] = Plan(work, Policy(), key=task, label=task, threaded=threaded)
+        plan = self._plan(f"{task}_in_a_thread" if threaded else task, threaded)
         record = Record(next(self._numbers), self._epoch, plan, work, args, None, queue, name, self.now)
         if delay is not None:
             record.detail().due = self.now + delay
         if unique is not None:
             record.detail().unique = unique
         return record
+
+    def _plan(self, key: str, threaded: bool) -> Plan:
+        task = self.tasks.get(key)
+        if task is None:
+            plan = Plan(work, Policy(), key=key, label=key, threaded=threaded)
+            task = self.tasks[key] = Task(work, plan, NOBODY)
+        return task.plan
 
     async def add(self, *records: Record, bounded: bool = True) -> list[str]:
         stored = await resolve(self.store.add(records, bounded=bounded))
@@ -156,7 +195,37 @@ async def memory(bench: Bench, **settings: Any) -> AsyncIterator[Store]:
     yield MemoryStore(monotonic=bench.monotonic, **settings)
 
 
-KINDS: dict[str, Callable[..., Any]] = {"memory": memory}
+@asynccontextmanager
+async def sqlite(bench: Bench, **settings: Any) -> AsyncIterator[Store]:
+    """The store in a file."""
+    with TemporaryDirectory() as directory:
+        yield _sql(bench, f"sqlite+aiosqlite:///{directory}/jobs.db", settings)
+
+
+@asynccontextmanager
+async def postgresql(bench: Bench, **settings: Any) -> AsyncIterator[Store]:
+    """The store in a PostgreSQL server."""
+    url = postgres.database()
+    engine = create_async_engine(url, poolclass=NullPool)
+    async with engine.begin() as connection:
+        await connection.run_sync(metadata.drop_all)
+    await engine.dispose()
+    yield _sql(bench, url.render_as_string(hide_password=False), settings)
+
+
+def _sql(bench: Bench, url: str, settings: Mapping[str, Any]) -> SqlStore:
+    return SqlStore(
+        url,
+        tasks=lambda: bench.tasks,
+        concurrency=1_000,
+        direct_url=None,
+        create_tables=True,
+        clock=Clockwork(bench),
+        **settings,
+    )
+
+
+KINDS: dict[str, Callable[..., Any]] = {"memory": memory, "sqlite": sqlite, "postgresql": postgresql}
 """Each kind of store, and how one is opened for a test: a new, empty one. A further kind is a further entry."""
 
 

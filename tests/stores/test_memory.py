@@ -280,3 +280,12 @@ async def _add(store: Bench, queue: str | None, **options: Any) -> list[Record]:
     records = [store.job("x", queue, **options)]
     inside(store).add(records)
     return records
+
+
+async def test_when_the_wall_clock_was_set_delayed_jobs_are_due_anew(store: Bench) -> None:
+    (job,) = await store.queue("q", "a", delay=3_600)
+    await store.queue("q", "b", delay=7_200)
+    inside(store).reset_due(lambda record: 1_005.0 if record.id == job.id else 9_000.0)
+    assert await store.due() == 1_005.0
+    assert await store.pass_time(5) == 9_000.0
+    assert names(await store.claim()) == ["a"]

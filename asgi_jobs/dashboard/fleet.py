@@ -1,0 +1,61 @@
+"""The processes that share a durable store, and what none of them knows how to run. In memory there is nothing of it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from asgi_jobs import Jobs, WorkerInfo
+    from asgi_jobs.job import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """Who has the store open.
+
+    Attributes:
+        workers: every process, those that run jobs first.
+        unknown: tasks that no living worker knows, and how many unfinished jobs they have; nothing while no worker
+            lives at all, for then it is not the tasks that are missing.
+    """
+
+    workers: Sequence[WorkerInfo] = ()
+    unknown: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def running(self) -> list[WorkerInfo]:
+        """The living ones that run jobs."""
+        return [worker for worker in self.workers if worker.alive and worker.concurrency]
+
+    @property
+    def facts(self) -> tuple[object, ...]:
+        """What a page shows of it, but for what only the clock changes: when the living were last seen."""
+        return (
+            [
+                (worker.id, worker.alive, worker.concurrency, worker.tasks, [job.id for job in worker.running])
+                for worker in self.workers
+            ],
+            dict(self.unknown),
+        )
+
+    def of(self, job: Job) -> WorkerInfo | None:
+        """The process that runs a job, or ran it last, while it is known."""
+        return next((worker for worker in self.workers if worker.id == job.worker), None)
+
+
+async def fleet_of(jobs: Jobs) -> Fleet:
+    """Look who is there."""
+    if not jobs.durable:
+        return Fleet()
+    workers = sorted(await jobs.workers(), key=lambda worker: (not worker.alive, not worker.concurrency, worker.id))
+    alone = not any(worker.alive and worker.concurrency for worker in workers)
+    return Fleet(workers, {} if alone else await jobs.unknown_tasks())
+
+
+def is_here(worker: WorkerInfo) -> bool:
+    """Whether this very process is meant."""
+    return worker.pid == os.getpid() and worker.host == socket.gethostname()

@@ -1,0 +1,37 @@
+"""One log line when the database stops answering, one when it answers again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from asgi_jobs.errors import StoreError
+
+logger = logging.getLogger("asgi_jobs")
+
+
+class Outage:
+    """Whether the database answers, as far as its last user knows."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._since: float | None = None
+        self.trouble: str | None = None
+
+    def failed(self, error: StoreError) -> None:
+        """Somebody got no answer."""
+        if self._since is None:
+            self._since = self._monotonic()
+            logger.error("%s. Nothing that was accepted is lost; work goes on when it answers", _sentence(error))
+        self.trouble = str(error)
+
+    def worked(self) -> None:
+        """Somebody got an answer."""
+        if self._since is not None:
+            logger.warning("The store answers again, after %.1f s", self._monotonic() - self._since)
+            self._since = self.trouble = None
+
+
+def _sentence(error: StoreError) -> str:
+    text = str(error)
+    return text[:1].upper() + text[1:]

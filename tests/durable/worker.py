@@ -1,0 +1,144 @@
+"""A process that runs jobs: what happens in it is printed, what it is to do is read. `python -m tests.durable.worker`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from asgi_jobs import Jobs, current_job
+from asgi_jobs.task import Task
+
+STOPPED_WITHIN = timedelta(seconds=5)
+
+
+class Stage:
+    """What the tasks of one application do to the world: they say so, and wait until they are let go."""
+
+    def __init__(self) -> None:
+        self.said: list[list[Any]] = []
+        self.gates: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self.news = asyncio.Event()
+
+    def say(self, *words: Any) -> None:
+        self.said.append(list(words))
+        self.news.set()
+
+    async def hears(self, *words: Any, times: int = 1, seconds: float = 20.0) -> None:
+        """Wait until this was said, so often."""
+        async with asyncio.timeout(seconds):
+            while self.said.count(list(words)) < times:
+                self.news.clear()
+                await self.news.wait()
+
+    def texts(self, kind: str) -> list[str]:
+        """What was said with this word, in order."""
+        return [said[1] for said in self.said if said[0] == kind]
+
+
+class Printed(Stage):
+    """The same, for who reads it in another process."""
+
+    def say(self, *words: Any) -> None:
+        print(json.dumps(words), flush=True)
+
+
+def declare(jobs: Jobs, stage: Stage, only: Sequence[str] = ()) -> dict[str, Task[Any, Any]]:
+    """Declare the tasks; of those named in `only` no others."""
+
+    async def note(text: str) -> None:
+        stage.say("ran", text)
+
+    async def hold(text: str) -> None:
+        stage.say("began", text)
+        try:
+            await stage.gates[text].wait()
+        except asyncio.CancelledError:
+            stage.say("cancelled", text)
+            raise
+        stage.say("ended", text)
+
+    async def stubborn(text: str) -> None:
+        """Goes on to its end whoever wants it to stop."""
+        stage.say("began", text)
+        waiting = asyncio.ensure_future(stage.gates[text].wait())
+        while not waiting.done():
+            try:
+                await asyncio.shield(waiting)
+            except asyncio.CancelledError:
+                stage.say("asked", text)
+        claim = current_job().claim
+        stage.say("ended", text, claim)
+
+    async def block(text: str, seconds: float) -> None:
+        stage.say("began", text)
+        time.sleep(seconds)  # the loop's own time: nothing else runs meanwhile
+        stage.say("ended", text)
+
+    async def fork(text: str) -> None:
+        child = os.fork()
+        if not child:
+            time.sleep(60)
+            os._exit(0)
+        stage.say("forked", child)
+        await hold(text)
+
+    async def die(text: str) -> None:
+        stage.say("began", text)
+        os.kill(os.getpid(), 9)
+
+    wanted = [task for task in (note, hold, stubborn, block, fork, die) if not only or task.__name__ in only]
+    return {task.__name__: jobs.task(key=task.__name__)(task) for task in wanted}
+
+
+def hurried(jobs: Jobs, grace: float = 1.0, beat: float = 0.1, patience: float = 2.0) -> Jobs:
+    """The same with shorter waits than an application has."""
+    store: Any = jobs._store
+    store.grace, store.beat, store._patience = grace, beat, store._patience and patience
+    return jobs
+
+
+class ToStdout(logging.Handler):
+    """What is logged, for who reads it in another process."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(json.dumps(["log", record.levelname, record.name, record.getMessage()]), flush=True)
+
+
+async def serve(stage: Stage, jobs: Jobs, tasks: dict[str, Task[Any, Any]]) -> None:
+    """Run jobs, and open the gates that are named on stdin, until that is closed."""
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    async with jobs:
+        stage.say("up", os.getpid())
+        while line := await reader.readline():
+            command, _, rest = line.decode().strip().partition(" ")
+            if command == "open":
+                stage.gates[rest].set()
+            elif command == "enqueue":
+                given = json.loads(rest)
+                job = await jobs.using(**given["options"]).enqueue(tasks[given["task"]], *given["args"])
+                stage.say("enqueued", job.id)
+    stage.say("down")
+
+
+def main(store: str, options: str) -> None:
+    logging.basicConfig(level=logging.INFO, handlers=[ToStdout()])
+    given = json.loads(options)
+    pace = given.pop("pace", {})
+    only = given.pop("only", ())
+    jobs = Jobs(store=store, shutdown_timeout=STOPPED_WITHIN, **given)
+    stage = Printed()
+    tasks = declare(jobs, stage, only)
+    asyncio.run(serve(stage, hurried(jobs, **pace), tasks))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
