@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -415,17 +415,21 @@ class Jobs:
 
     async def health(self) -> Health:
         """Whether the engine runs, its store answers and its loop is free; with reasons for people."""
-        trouble = await self._on_loop(self._engine.trouble())
-        reasons = [] if trouble is None else [trouble]
+        reasons = []
         if not self.running:
             reasons.append(f"the engine is not running ({self.status})")
         blocked = self._engine.watchdog.blocked if self._engine.watchdog else None
         if blocked is not None and blocked.lasting:
             reasons.append(f"the event loop is blocked at {blocked.file}:{blocked.line} by {blocked.name}")
+        if self.durable and not reasons:  # a database is asked on that loop
+            reasons += await self._on_loop(self._engine.trouble())
         ok = not reasons
-        with suppress(StoreError):  # which has gone away this moment
-            blocked_queues = [info for info in await self.queues() if info.blocked_by] if trouble is None else []
-            reasons += [f"queue {info.name!r} is blocked by job {info.blocked_by}" for info in blocked_queues]
+        if ok or not self.durable:
+            try:
+                queues = [info for info in await self.queues() if info.blocked_by]
+            except StoreError as error:  # it has gone away this moment
+                return Health(False, [str(error)])
+            reasons += [f"queue {info.name!r} is blocked by job {info.blocked_by}" for info in queues]
         return Health(ok, reasons)
 
     async def workers(self) -> list[WorkerInfo]:
@@ -446,7 +450,7 @@ class Jobs:
         Raises:
             DeadlockError: called inside a job.
         """
-        await self._on_loop(self._engine.join())
+        await self._on_loop(self._engine.waiting.join())
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Call a plain, quick function with each `Event`, on the loop; gives a function that ends it."""
@@ -522,24 +526,26 @@ class Jobs:
         if timeout is not None:
             check_timedelta("timeout", timeout, zero=True)
         if job._record.finished is None:
-            await self._on_loop(self._engine.wait(job, timeout))
+            await self._on_loop(self._engine.waiting.wait(job, timeout))
 
     async def stored(self, job: Job) -> None:
         """See `Job.__await__`."""
-        await self._on_loop(self._engine.stored(job))
+        await self._on_loop(self._engine.waiting.stored(job))
 
     async def refresh(self, job: Job) -> None:
         """See `Job.refresh`."""
-        await self._on_loop(self._engine.refresh(job))
+        await self._on_loop(self._engine.waiting.refresh(job))
 
-    def result(self, job: Job) -> Any:
+    async def result(self, job: Job) -> Any:
         """See `Job.result`; the job has ended."""
         if job.state is JobState.FAILED and job.error is not None:
             raise JobFailed(f"job {job.name!r} failed: {job.error.type}: {job.error.message}", job)
         if job.state is JobState.CANCELLED:
             because = f": {job.cancel_reason}" if job.cancel_reason else ""
             raise JobCancelled(f"job {job.name!r} was cancelled{because}", job)
-        value = job._record.value if job._value is UNSET else job._value
+        value = job._value
+        if value is UNSET:
+            value = await self._on_loop(self._engine.waiting.kept_value(job._record))
         if value is UNSET:
             raise ResultNotKept(f"the value of job {job.name!r} went to the Job objects alive at its end; this is none")
         return value

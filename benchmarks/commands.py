@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m benchmarks", description="How fast asgi_jobs is, and how safe.")
     commands = made.add_subparsers(dest="command", required=True)
     _measuring(commands.add_parser("memory", help="the memory store, side by side with others"), MEMORY, memory, 9)
-    _measuring(commands.add_parser("sql", help="stores in a database, side by side with others"), SQL, sql, 5)
+    _measuring(commands.add_parser("sql", help="stores in a database, side by side with others"), SQL, sql, 3)
     _crashing(commands.add_parser("crash", help="kill -9 at random points: is anything lost?"))
     _as_a_fleet(commands.add_parser("fleet", help="many processes on one PostgreSQL: is anything out of order?"))
     return made

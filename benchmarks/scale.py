@@ -56,8 +56,8 @@ class SqlScale:
     Attributes:
         rounds: samples of each contender.
         on_sqlite: jobs of one sample on SQLite.
-        named: jobs of one sample with queue names on PostgreSQL.
-        single: jobs of one sample in one single queue, of those who take no second a job.
+        named: jobs of one sample with queue names on PostgreSQL. Procrastinate gets slower a job the more there are.
+        single: jobs of one sample in one single queue, a third as many for a worker with `concurrency=1`.
         single_slow: the same of those who look for work every 0.1 s.
         commits: one-row commits of one sample.
         finished: rows of finished jobs that are present beside.
@@ -66,9 +66,9 @@ class SqlScale:
         drained: jobs that are run at each of its points.
     """
 
-    rounds: int = 5
-    on_sqlite: int = 4_000
-    named: int = 2_000
+    rounds: int = 3
+    on_sqlite: int = 3_000
+    named: int = 1_000
     single: int = 1_000
     single_slow: int = 30
     commits: int = 1_000

@@ -410,6 +410,18 @@ def test_what_a_factory_gave_is_stored() -> None:
     assert there_and_back(Timed, given).id == given.id
 
 
+def test_it_is_stored_even_where_the_factory_gives_the_same_today() -> None:
+    today = [date(2024, 1, 1)]
+
+    class Report(BaseModel):
+        day: date = Field(default_factory=lambda: today[0])
+
+    converter = Converter(Report)
+    written = converter.write(Report())
+    today[0] = date(2024, 1, 2)
+    assert converter.read(from_json(written)).day == date(2024, 1, 1)
+
+
 def test_private_attributes_are_not_data() -> None:
     given = Timed()
     given._seen = 5.0

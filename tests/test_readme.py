@@ -391,11 +391,12 @@ async def test_alembic_knows_the_tables_and_they_need_not_be_made(
 def migrate(connection: Connection, target: Any) -> None:
     """What `alembic revision --autogenerate` and `alembic upgrade head` do."""
     context = MigrationContext.configure(connection)
-    steps = produce_migrations(context, target).upgrade_ops
-    assert steps is not None
-    operations = Operations(context)
-    for step in steps.ops:
-        operations.invoke(step)
+    steps: list[Any] = [produce_migrations(context, target).upgrade_ops]
+    for step in steps:
+        if hasattr(step, "ops"):
+            steps += step.ops
+        else:
+            Operations(context).invoke(step)
 
 
 # The page

@@ -11,7 +11,7 @@ from asgi_jobs.dashboard.words import iso
 from asgi_jobs.job import Attempt, Job, JobError, JobState, Progress, WaitingAt
 
 if TYPE_CHECKING:
-    from asgi_jobs import TaskInfo
+    from asgi_jobs import TaskInfo, WorkerInfo
     from asgi_jobs.stores.base import QueueInfo
 
 
@@ -84,6 +84,21 @@ def task(info: TaskInfo) -> dict[str, Any]:
         "next_run": _time(info.next_run),
         "last_run": _time(info.last_run),
         "needs_arguments": info.needs_arguments,
+    }
+
+
+def worker(info: WorkerInfo) -> dict[str, Any]:
+    """A process that has the store open."""
+    return {
+        "id": info.id,
+        "host": masked(info.host),
+        "pid": info.pid,
+        "started_at": _time(info.started_at),
+        "seen_at": _time(info.seen_at),
+        "alive": info.alive,
+        "concurrency": info.concurrency,
+        "tasks": list(info.tasks),
+        "running": [job.id for job in info.running],
     }
 
 

@@ -1,4 +1,4 @@
-"""The processes that share a durable store, and what none of them knows how to run. In memory there is nothing of it."""
+"""The processes that share a durable store, and the tasks that none of them knows; in memory there is neither."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from asgi_jobs.dashboard import as_json, words
 from asgi_jobs.dashboard.listing import Filters, page_of
 from asgi_jobs.dashboard.masking import shown, visible
-from asgi_jobs.dashboard.pages import Ask, Page, job_rows
+from asgi_jobs.dashboard.pages import Ask, Page, job_facts, job_rows, place_facts, places_of
 from asgi_jobs.dashboard.pulse import Pulse, alike
 from asgi_jobs.dashboard.views import Action, Strong
 from asgi_jobs.job import Job, JobState
@@ -33,7 +33,7 @@ class JobList(Page):
 
     async def load(self) -> None:
         self.found, self.next = await page_of(self.ask.jobs, self.filters)
-        self.rows = await job_rows(self.ask, self.found)
+        self.places = await places_of(self.ask, self.found)
         self.tasks = [task.task for task in await self.ask.jobs.tasks()]
 
     def title(self) -> str:
@@ -42,11 +42,19 @@ class JobList(Page):
     def json(self) -> Any:
         return {"jobs": [as_json.job_in_list(job) for job in self.found], "next": self.next}
 
+    def facts(self) -> object:
+        return (
+            [job_facts(job) for job in self.found],
+            [place_facts(place) for place in self.places.values()],
+            [queue.name for queue in self.ask.pulse.queues[:CHOICES]],
+            self.tasks,
+        )
+
     def view(self) -> dict[str, Any]:
         filters, links = self.filters, self.ask.visit.links
         older = links.to("/jobs", filters.pairs(before=self.next)) if self.next else ""
         return {
-            "rows": self.rows,
+            "rows": job_rows(self.ask, self.found, self.places),
             "filters": filters,
             "clear": links.jobs(state=filters.state) if filters.queue or filters.task or filters.q else "",
             "all": links.jobs(),

@@ -43,6 +43,7 @@ class JobPage(Page):
             engine_runs=self._somebody_runs(),
             worker=ask.pulse.fleet.of(job),
             known=job.task not in ask.pulse.fleet.unknown,
+            stuck_after=words.lasting(ask.jobs.settings.stuck_after),
         )
 
     def _somebody_runs(self) -> bool:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from asgi_jobs.dashboard import traces, views, words
+from asgi_jobs.dashboard import traces, views, words, workerview
+from asgi_jobs.dashboard.fleet import is_here
 from asgi_jobs.dashboard.links import Links
 from asgi_jobs.dashboard.masking import shown, visible
 from asgi_jobs.dashboard.pulse import not_stopping
@@ -19,6 +20,9 @@ from asgi_jobs.job import Job, JobError, JobState
 
 if TYPE_CHECKING:
     from asgi_jobs.stores.base import QueueInfo
+
+LIVES = 3  # so often a process may die, then the job is failed
+RISK = " Code of it that still runs goes on meanwhile, beside what comes next; only its outcome is refused."
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,7 @@ class JobView:
     log_note: str
     steps: Sequence[Step]
     facts: Sequence[tuple[str, Parts]]
+    silent: str
 
 
 def job_view(job: Job, around: Around, links: Links, now: datetime, *, may_act: bool) -> JobView:
@@ -101,7 +106,16 @@ def job_view(job: Job, around: Around, links: Links, now: datetime, *, may_act: 
         log_note=_log_note(job, len(lines)),
         steps=timeline(job, links, now),
         facts=_facts(job, around, links, now),
+        silent=_silent(job, around),
     )
+
+
+def _silent(job: Job, around: Around) -> str:
+    """Where a job runs that nothing else is known of yet."""
+    elsewhere = around.worker is not None and not is_here(around.worker)
+    if job.state is not JobState.RUNNING or not elsewhere:
+        return ""
+    return f"It runs in another process: where it waits is shown here when it has run for {around.stuck_after}."
 
 
 def _since(job: Job, now: datetime) -> Parts:
@@ -119,16 +133,32 @@ def _actions(job: Job, around: Around, links: Links, now: datetime) -> Sequence[
         return ()
     if job.state.finished:
         return (Action("Run again", links.job(job.id, "retry"), css="pri", icon="retry"),)
-    release = Action(
+    cancel = () if job.cancelling else (cancel_action(job, links, around.blocks),)
+    if not around.durable or job.state is not JobState.RUNNING:
+        return cancel
+    # A healthy job of our own is only to be cancelled: to take it away would gain nothing.
+    ours = around.worker is not None and is_here(around.worker)
+    return cancel if ours and not not_stopping(job, now) else (release_action(job, links), *cancel)
+
+
+def release_action(job: Job, links: Links, back: str = "") -> Action:
+    """The button that gives up a running job of a durable store, and what is to be known before."""
+    if job.cancelling:
+        then = " It ends as cancelled, and its queue goes on."
+    elif job.deaths + 1 >= LIVES:
+        then = f" It has been given up or lost {words.times(job.deaths)} before, so it ends as failed."
+    else:
+        then = " It goes back to its place and runs again."
+    return Action(
         "Release…",
         links.job(job.id, "release"),
-        key="release",
-        question=("Give up ", Strong(shown(job.name)), "? Its queue goes on, even if its code still runs."),
-        button="Release",
+        fields=(("back", back),) if back else (),
+        key=f"release-{job.id}",
+        question=("Give up ", Strong(shown(job.name)), f" as if its process had died?{then}", RISK),
+        button="Release job",
+        css="" if job.cancelling else "bare",
+        subject=shown(job.name),
     )
-    if job.cancelling:
-        return (release,) if around.durable and not_stopping(job, now) else ()
-    return (cancel_action(job, links, around.blocks),)
 
 
 def cancel_action(job: Job, links: Links, blocks: QueueInfo | None = None, back: str = "") -> Action:
@@ -153,7 +183,8 @@ def cancel_action(job: Job, links: Links, blocks: QueueInfo | None = None, back:
 def _notice(job: Job, around: Around, links: Links, now: datetime) -> Note | None:
     queue = views.queue_link(job.queue, links)
     if not_stopping(job, now) and job.cancel_requested_at is not None:
-        held: Parts = (" Queue ", queue, " stays held until then.") if queue else ()
+        until = ", or until it is released." if around.durable else "."
+        held: Parts = (" Queue ", queue, f" stays held until then{until}") if queue else ()
         asked = Strong(f"Asked to stop {words.lasting(now - job.cancel_requested_at)} ago; its code has not ended.")
         how = (
             " It ends when its code lets it: a thread cannot be stopped from outside, it has to look at ",
@@ -161,6 +192,10 @@ def _notice(job: Job, around: Around, links: Links, now: datetime) -> Note | Non
             "; async code may have swallowed the cancellation.",
         )
         return Note((asked, *how, *held), "warn", "cancelling")
+    if job.state is JobState.RUNNING and around.worker is not None and not around.worker.alive:
+        gone = f" {workerview.where(around.worker)} is not alive any more. "
+        then = "The job goes back to its place when another worker takes it over, some 20 s after it was last seen."
+        return Note((Strong("Its process died."), gone, then), "warn", "warn")
     if job.waiting_for_session:
         said = "All sessions that jobs may have are open; its time limit has not begun."
         return Note((Strong("It waits for a session."), f" {said} See ", Code("max_sessions"), "."), "info", "info")
@@ -183,7 +218,8 @@ def _stack(job: Job, now: datetime) -> StackView | None:
     ]
     own = [view for mine, view in shown_frames if mine]
     others = [view for mine, view in shown_frames if not mine]
-    return StackView("Where it is now", words.clock(at or now, now), own or others, others if own else ())
+    heading = "Where it is now" if at is None else "Where it was last seen"
+    return StackView(heading, words.clock(at or now, now), own or others, others if own else ())
 
 
 def _progress(job: Job, now: datetime) -> ProgressView | None:
@@ -236,6 +272,13 @@ def _facts(job: Job, around: Around, links: Links, now: datetime) -> list[tuple[
         facts.append(("Queue", ("none: it stands alone",)))
     if around.place is not None and around.queue is not None and around.queue.queued > around.place.position:
         facts.append(("Behind it", (words.amount(around.queue.queued - around.place.position, "job"),)))
+    if around.worker is not None:
+        here = ", this process" if is_here(around.worker) else ""
+        runs = "Runs in" if job.state is JobState.RUNNING else "Last ran in"
+        facts.append((runs, (workerview.worker_link(around.worker, links), here)))
+    if job.deaths:
+        left = f"; after {words.times(LIVES)} it is failed" if not job.state.finished else ""
+        facts.append(("Deaths", (f"its process died {words.times(job.deaths)} while it ran{left}",)))
     if job.timeout is not None or job.state is JobState.RUNNING:
         facts.append(("Time limit", (words.took(job.timeout) if job.timeout else "none",)))
     if job.retries or job.attempt > 1:

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from asgi_jobs.dashboard import as_json, attention, siteview, views, words
-from asgi_jobs.dashboard.pages import Ask, Page, job_rows, queue_rows, queues_said
+from asgi_jobs.dashboard import as_json, attention, siteview, views, words, workerview
+from asgi_jobs.dashboard.pages import (
+    Ask,
+    Page,
+    holders_of,
+    job_facts,
+    job_rows,
+    place_facts,
+    places_of,
+    queue_rows,
+    queues_said,
+    task_facts,
+)
 from asgi_jobs.job import Job, JobState
 
 if TYPE_CHECKING:
@@ -30,8 +41,8 @@ class Overview(Page):
     async def load(self) -> None:
         self.latest = await self.ask.jobs.find(limit=LATEST)
         self.tasks = await self.ask.jobs.tasks()
-        self.shown = await queue_rows(self.ask, self.queues[:QUEUES_SHOWN], "overview")
-        self.rows = await job_rows(self.ask, self.latest)
+        self.holders = await holders_of(self.ask, self.queues[:QUEUES_SHOWN])
+        self.places = await places_of(self.ask, self.latest)
 
     def title(self) -> str:
         harms = len(self.ask.pulse.harms)
@@ -47,6 +58,13 @@ class Overview(Page):
             "jobs": [as_json.job_in_list(job) for job in self.latest],
         }
 
+    def facts(self) -> object:
+        return (
+            [job_facts(job) for job in (*self.latest, *self.holders.values())],
+            [place_facts(place) for place in self.places.values()],
+            [task_facts(task) for task in self.tasks],
+        )
+
     def view(self) -> dict[str, Any]:
         ask, harms = self.ask, self.ask.pulse.harms
         links, now, may_act = ask.visit.links, ask.jobs.now(), ask.visit.may_act
@@ -57,13 +75,15 @@ class Overview(Page):
             "more": max(len(harms) - attention.ROWS, 0),
             "calm": _calm(ask),
             "empty": not self.latest and not harms,
-            "queues": self.shown,
+            "queues": queue_rows(ask, self.queues[:QUEUES_SHOWN], self.holders, "overview"),
             "queues_more": queues_said(self.queues),
-            "rows": self.rows,
+            "rows": job_rows(ask, self.latest, self.places),
             "tasks": [
                 siteview.task_row(task, links, now, back="overview", may_act=may_act) for task in tasks[:TASKS_SHOWN]
             ],
             "task_count": words.amount(len(tasks), "task"),
+            "workers": workerview.fleet_said(ask.pulse.fleet) if ask.jobs.durable else "",
+            "processes": f"All {words.amount(len(ask.pulse.fleet.workers), 'process', 'processes')}",
         }
 
 

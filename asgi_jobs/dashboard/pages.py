@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,12 @@ from asgi_jobs.dashboard.visit import Visit
 from asgi_jobs.job import Job, JobState
 
 if TYPE_CHECKING:
-    from asgi_jobs import Jobs
+    from asgi_jobs import Jobs, TaskInfo
+    from asgi_jobs.info import Place
     from asgi_jobs.stores.base import QueueInfo
+
+PLACED, COUNTED = 10, 1_000
+"""Of a database so many places are asked for a list, and in no longer queues than that: each is several queries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +76,13 @@ def job_facts(job: Job) -> tuple[object, ...]:
     return job.id, stands, job.cancelling, told, job.waiting_for_session, job.repeatable, job.worker, job.deaths
 
 
-async def places(ask: Ask, found: Sequence[Job]) -> dict[str, Place]:
-    """Where the queued jobs of a list stand in their queues. Of a database not more is asked than it answers at once."""
+def task_facts(info: TaskInfo) -> tuple[object, ...]:
+    """What is shown of a task and is not in its JSON."""
+    return info.task, info.last_job and job_facts(info.last_job)
+
+
+async def places_of(ask: Ask, found: Sequence[Job]) -> dict[str, Place]:
+    """Where the queued jobs of a list stand in their queues; of a database no more is asked than it answers soon."""
     in_line = [job for job in found if job.state is JobState.QUEUED and job.queue is not None]
     if ask.jobs.durable:
         deep = {queue.name for queue in ask.pulse.queues if queue.queued > COUNTED}
@@ -82,11 +91,35 @@ async def places(ask: Ask, found: Sequence[Job]) -> dict[str, Place]:
     return {id: place for id, place in asked.items() if place is not None}
 
 
-async def queue_rows(ask: Ask, queues: Sequence[QueueInfo], back: str) -> list[siteview.QueueRow]:
+def place_facts(place: Place | None) -> object:
+    """What is shown of a place."""
+    return place and (place.position, place.behind and (place.behind.id, place.behind.state))
+
+
+def job_rows(ask: Ask, jobs: Sequence[Job], places: Mapping[str, Place]) -> list[JobRow]:
+    """Jobs as rows, those in line with their place."""
+    links, now = ask.visit.links, ask.jobs.now()
+    unknown = ask.pulse.fleet.unknown
+    return [
+        views.job_row(job, links, now, places.get(job.id), ask.pulse.blocked(job), known=job.task not in unknown)
+        for job in jobs
+    ]
+
+
+async def holders_of(ask: Ask, queues: Sequence[QueueInfo]) -> dict[str, Job]:
+    """The job that holds the slot, by queue."""
+    asked = {queue.name: await known(ask.jobs, queue.current) for queue in queues if queue.current is not None}
+    return {name: job for name, job in asked.items() if job is not None}
+
+
+def queue_rows(ask: Ask, queues: Sequence[QueueInfo], holders: Mapping[str, Job], back: str) -> list[siteview.QueueRow]:
     """Queues as rows, each with the job that holds its slot."""
     links, now, may_act = ask.visit.links, ask.jobs.now(), ask.visit.may_act
+    missing = ask.pulse.held_up
     return [
-        siteview.queue_row(queue, holders.get(queue.name), links, now, back=back, may_act=may_act)
+        siteview.queue_row(
+            queue, holders.get(queue.name), links, now, back=back, may_act=may_act, missing=missing.get(queue.name, "")
+        )
         for queue in queues
     ]
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +31,11 @@ from asgi_jobs.dashboard.headers import SecureHeaders
 from asgi_jobs.dashboard.joblist import JobList
 from asgi_jobs.dashboard.jobpage import JobPage
 from asgi_jobs.dashboard.listing import remembered
-from asgi_jobs.dashboard.lists import Queues, Tasks
+from asgi_jobs.dashboard.lists import Queues, Tasks, Workers
+from asgi_jobs.dashboard.masking import shown
 from asgi_jobs.dashboard.overview import Overview
 from asgi_jobs.dashboard.pages import Ask, Page
-from asgi_jobs.dashboard.pulse import Watch
+from asgi_jobs.dashboard.pulse import Pulse, Watch
 from asgi_jobs.dashboard.render import SAID, Renderer
 from asgi_jobs.dashboard.visit import KEY, Visit, visit_of
 
@@ -48,9 +51,14 @@ STATUS: dict[type[errors.JobsError], int] = {
     errors.NotRunning: 503,
     errors.ShuttingDown: 503,
     errors.QueueFull: 503,
+    errors.StoreError: 503,
     errors.InvalidOption: 422,
     errors.InvalidOptionType: 422,
 }
+TICKING = {"oldest_wait", "seen_at"}
+AWAY = (errors.StoreError, errors.NotRunning)
+PATIENCE = 10
+"""Seconds that a page waits for its database."""
 BACK = {"overview": "/", "queues": "/queues", "tasks": "/tasks", "jobs": "/jobs"}
 logger = logging.getLogger("asgi_jobs.dashboard")
 
@@ -98,6 +106,7 @@ class Dashboard:
             Route("/queues/cancel", partial(on_form, actions.cancel_queue), methods=["POST"]),
             Route("/tasks", partial(show, Tasks)),
             Route("/tasks/run", partial(on_form, actions.run_task), methods=["POST"]),
+            Route("/workers", partial(show, Workers)),
             Route("/assets/{name}", self.asset),
         ]
 
@@ -105,18 +114,35 @@ class Dashboard:
 
     async def show(self, make: Callable[[Ask], Page], request: Request) -> Response:
         """A page, or that it has not changed."""
+        async with self.answering():
+            return await self.look(make, request)
+
+    async def look(self, make: Callable[[Ask], Page], request: Request) -> Response:
+        """See `show`."""
         visit, pulse = visit_of(request), await self.watch.pulse()
         page = make(Ask(self.jobs, visit, pulse, request.query_params))
         stamp = await page.stamp()
         if self.jobs.durable:
             await page.load()
-        data = _steady(page.json()) if self.jobs.durable else self.jobs.revision
+        data = (_steady(page.json()), page.facts()) if self.jobs.durable else self.jobs.revision
         tag = self.tag(request, visit, pulse.facts, stamp, data)
         if unchanged(request.headers.get("if-none-match"), tag):
             return Response(status_code=304, headers={"etag": tag, "vary": "Accept, Cookie"})
         if not self.jobs.durable:
             await page.load()
         return self.answer(request, visit, page, tag)
+
+    @asynccontextmanager
+    async def answering(self) -> AsyncIterator[None]:
+        """A page is not kept waiting for a database that does not answer."""
+        jobs = self.jobs
+        if jobs.durable and jobs.status in {"new", "stopped"}:
+            raise errors.NotRunning("The engine has not started or has stopped, so its database is not open here.")
+        try:
+            async with asyncio.timeout(PATIENCE if jobs.durable else None):
+                yield
+        except TimeoutError:
+            raise errors.StoreAway(f"The database has not answered for {PATIENCE} s.") from None
 
     async def show_job(self, request: Request) -> Response:
         """One job's page."""
@@ -158,12 +184,14 @@ class Dashboard:
     async def act_on_job(self, act: OnJob, request: Request) -> Response:
         """Do something to the job of the address."""
         form = await form_of(request)
-        return self.acted(request, form, await act(self.jobs, request.path_params["id"], form))
+        async with self.answering():
+            return self.acted(request, form, await act(self.jobs, request.path_params["id"], form))
 
     async def act_on_form(self, act: OnForm, request: Request) -> Response:
         """Do what a form says."""
         form = await form_of(request)
-        return self.acted(request, form, await act(self.jobs, form))
+        async with self.answering():
+            return self.acted(request, form, await act(self.jobs, form))
 
     def acted(self, request: Request, form: FormData, done: Done) -> Response:
         """Say what was done: as JSON, or on the page that the visitor came from."""
@@ -184,17 +212,30 @@ class Dashboard:
         if visit.json:
             response = self.renderer.json({"error": said}, status)
         else:
-            response = await self.explained(request, visit, status, said, isinstance(error, errors.JobNotFound))
+            response = await self.explained(request, visit, status, said, error)
         response.headers.update(headers)
         return response
 
-    async def explained(self, request: Request, visit: Visit, status: int, said: str, job: bool) -> Response:
+    async def explained(self, request: Request, visit: Visit, status: int, said: str, error: Exception) -> Response:
         """The page of an error, with the way back to the others."""
-        pulse = await self.watch.pulse()
-        heading = "This job is not known" if job else SAID.get(status, SAID[400])
-        around = frame(self.jobs, visit, pulse, page="jobs" if job else "", title=heading, query=request.query_params)
-        context: dict[str, Any] = {"frame": around, "heading": heading, "said": said, "job": job}
+        job, away = isinstance(error, errors.JobNotFound), isinstance(error, AWAY) and request.method == "GET"
+        heading = _heading(error, status)
+        around = frame(
+            self.jobs, visit, await self.pulse_if_any(error), page="jobs" if job else "", title=heading,
+            query=request.query_params, lists=away,
+        )  # fmt: skip
+        context: dict[str, Any] = {"frame": around, "heading": heading, "said": shown(said), "job": job, "away": away}
         return self.renderer.page("error.html", visit, context, status)
+
+    async def pulse_if_any(self, error: Exception) -> Pulse | None:
+        """The pulse, unless the store does not answer."""
+        if isinstance(error, errors.StoreError):
+            return None
+        try:
+            async with self.answering():
+                return await self.watch.pulse()
+        except AWAY:
+            return None
 
 
 class Calm:
@@ -221,6 +262,20 @@ def _said_of(error: Exception) -> tuple[int, str, dict[str, str]]:
     return status, str(error) or type(error).__name__, {}
 
 
+def _heading(error: Exception, status: int) -> str:
+    match error:
+        case errors.JobNotFound():
+            return "This job is not known"
+        case errors.StoreAway():
+            return "The database does not answer"
+        case errors.StoreError():
+            return "The database cannot be used now"
+        case errors.NotRunning():
+            return "The engine is not running"
+        case _:
+            return SAID.get(status, SAID[400])
+
+
 def _back(visit: Visit, form: FormData, done: Done, said: list[tuple[str, str]]) -> str:
     """Where to go on: a page of ours by its name, never an address that somebody sent."""
     given = form.get("back")
@@ -236,5 +291,5 @@ def _back(visit: Visit, form: FormData, done: Done, said: list[tuple[str, str]])
 def _steady(data: Any) -> Any:
     """The data without what the clock alone changes, so that nothing happening stays unchanged."""
     if isinstance(data, dict):
-        return {name: _steady(value) for name, value in data.items() if name != "oldest_wait"}
+        return {name: _steady(value) for name, value in data.items() if name not in TICKING}
     return [_steady(value) for value in data] if isinstance(data, list) else data

@@ -51,16 +51,17 @@ class TaskRow:
     key: str
     name: Link
     module: str
-    description: str
-    policy: str
-    limits: str
-    next: Part
-    schedule: str
-    last: Look | None
-    last_href: str
-    last_said: Parts
-    action: Action | None
-    needs: str
+    description: str = ""
+    policy: str = ""
+    limits: str = ""
+    next: Part = ""
+    schedule: str = ""
+    last: Look | None = None
+    last_href: str = ""
+    last_said: Parts = ()
+    action: Action | None = None
+    needs: str = ""
+    missing: Note | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +79,12 @@ class Tab:
 
 
 def queue_row(
-    queue: QueueInfo, holder: Job | None, links: Links, now: datetime, *, back: str, may_act: bool
+    queue: QueueInfo, holder: Job | None, links: Links, now: datetime, *, back: str, may_act: bool, missing: str = ""
 ) -> QueueRow:
-    """A queue as a row."""
+    """A queue as a row. `missing`: the task of a job that waits in it, which no worker knows."""
     state, said, notes = _queue_now(queue, holder, links, now)
+    if missing and holder is None and queue.paused_since is None:
+        state, said = LOOKS["unknown"], (Link(shown(missing), links.jobs(task=missing)),)
     if queue.last_error and state is not LOOKS["blocked"]:
         notes = [*notes, Note((f"Last error: {shown(queue.last_error)}",))]
     late = queue.oldest_wait is not None and queue.oldest_wait > LONG_WAIT.total_seconds()
@@ -156,9 +159,8 @@ def _queue_actions(queue: QueueInfo, links: Links, back: str) -> Sequence[Action
 # Tasks
 
 
-def task_row(info: TaskInfo, links: Links, now: datetime, *, back: str, may_act: bool) -> TaskRow:
-    """A declared task as a row."""
-    runnable = may_act and not info.needs_arguments and not getattr(info, "unknown", False)
+def task_row(info: TaskInfo, links: Links, now: datetime, *, back: str, may_act: bool, unknown: int = 0) -> TaskRow:
+    """A declared task as a row. `unknown`: so many jobs wait for a worker that knows it."""
     name = shown(words.short_task(info.task))
     run = Action("Run now", links.to("/tasks/run"), (("task", info.task), ("back", back)), subject=name)
     job = info.last_job
@@ -174,12 +176,29 @@ def task_row(info: TaskInfo, links: Links, now: datetime, *, back: str, may_act:
         last=views.look(job, now) if job else None,
         last_href=links.job(job.id) if job else "",
         last_said=_last_said(job, now) if job else ((words.ago(info.last_run, now),) if info.last_run else ()),
-        action=run if runnable else None,
-        needs="no worker knows it"
-        if getattr(info, "unknown", False)
-        else "needs arguments"
-        if info.needs_arguments
-        else "",
+        action=run if may_act and not info.needs_arguments else None,
+        needs="needs arguments" if info.needs_arguments else "",
+        missing=_missing(unknown),
+    )
+
+
+def unknown_row(task: str, number: int, links: Links) -> TaskRow:
+    """A task that nobody declares, of which jobs are left."""
+    return TaskRow(
+        key=visible(task),
+        name=Link(shown(words.short_task(task)), links.jobs(task=task), "name"),
+        module=visible(words.module_of(task)),
+        needs="not declared here",
+        missing=_missing(number),
+    )
+
+
+def _missing(number: int) -> Note | None:
+    if not number:
+        return None
+    waits = f": {words.amount(number, 'job')} {'waits' if number == 1 else 'wait'}"
+    return Note(
+        (Strong("No worker knows it"), f"{waits}. Deploy the worker that has it, or cancel them."), "warn", "warn"
     )
 
 

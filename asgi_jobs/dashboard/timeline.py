@@ -11,8 +11,10 @@ from asgi_jobs.dashboard.links import Links
 from asgi_jobs.dashboard.masking import shown
 from asgi_jobs.dashboard.views import Link, Parts, tries
 from asgi_jobs.dashboard.words import Moment
+from asgi_jobs.errors import ProcessDied
 from asgi_jobs.job import Attempt, Job, JobState
 
+DIED = f"{ProcessDied.__module__}.{ProcessDied.__qualname__}"
 SOURCES = {"code": "Enqueued by code", "manual": "Enqueued by hand", "schedule": "Enqueued by its schedule"}
 
 
@@ -30,9 +32,10 @@ class Step:
 def timeline(job: Job, links: Links, now: datetime) -> list[Step]:
     """The steps of a job, first to last."""
     steps = [_enqueued(job, links, now)]
-    if len(job.attempts) < _ended(job):
-        missing = words.amount(_ended(job) - len(job.attempts), "earlier try", "earlier tries")
-        steps.append(Step("idle", "", f"{missing} not kept", words.clock(job.enqueued_at, now)))
+    missing = _ended(job) - sum(map(_counts, _tries(job)))
+    if missing > 0:
+        said = words.amount(missing, "earlier try", "earlier tries")
+        steps.append(Step("idle", "", f"{said} not kept", words.clock(job.enqueued_at, now)))
     steps += _attempts(job, now)
     steps += _under_way(job, now)
     if job.cancel_requested_at is not None:
@@ -42,21 +45,35 @@ def timeline(job: Job, links: Links, now: datetime) -> list[Step]:
     return sorted(steps, key=lambda step: step.at.iso)
 
 
+def _tries(job: Job) -> list[Attempt]:
+    """The ended attempts but for the one that ended the job."""
+    return job.attempts[:-1] if job.state.finished else job.attempts
+
+
 def _attempts(job: Job, now: datetime) -> list[Step]:
-    attempts = job.attempts
-    numbered = list(enumerate(attempts, 1 + _ended(job) - len(attempts)))
-    followers = [attempt.started_at for attempt in attempts[1:]]
-    final = numbered.pop() if numbered and job.state.finished else None
-    steps = [
-        _tried(number, attempt, following, now)
-        for (number, attempt), following in zip_longest(numbered, followers[: len(numbered)])
-    ]
-    return [*steps, _final(job, *final, now)] if final else steps
+    tries = _tries(job)
+    number = max(_ended(job) - sum(map(_counts, tries)), 0)
+    starts = [attempt.started_at for attempt in job.attempts[1:]]
+    steps = []
+    for attempt, following in zip_longest(tries, starts[: len(tries)]):
+        number += _counts(attempt)
+        steps.append(_tried(number, attempt, following, now))
+    return [*steps, _final(job, job.attempts[-1], now)] if job.state.finished and job.attempts else steps
+
+
+def _counts(attempt: Attempt) -> bool:
+    """Whether it was a try of its own: not one that a stop or the death of its process cut off."""
+    return attempt.error is not None and not _died(attempt)
+
+
+def _died(attempt: Attempt) -> bool:
+    return attempt.error is not None and attempt.error.type == DIED
 
 
 def _ended(job: Job) -> int:
-    """How many attempts have ended."""
-    return max(job.attempt - (job.state is JobState.RUNNING), len(job.attempts))
+    """How many tries have ended, the one that ended the job not counted."""
+    under_way = job.state is JobState.RUNNING or (job.state.finished and bool(job.attempts))
+    return max(job.attempt - under_way, 0)
 
 
 def _enqueued(job: Job, links: Links, now: datetime) -> Step:
@@ -72,16 +89,21 @@ def _tried(number: int, attempt: Attempt, following: datetime | None, now: datet
     took = words.took(attempt.finished_at - attempt.started_at)
     at = words.clock(attempt.finished_at, now)
     if attempt.error is None:
-        return Step("idle", "", f"{words.ordinal(number)} try interrupted", at, (f"after {took}",))
+        return Step("idle", "", "Interrupted, back to its place", at, (f"after {took}; it does not count as a try",))
+    if _died(attempt):
+        return Step("warn", "warn", "Its process died", at, (f"after {took}; back to its place, not counted as a try",))
     name = shown(words.short_type(attempt.error.type))
     later = f", next try {words.took(following - attempt.finished_at)} later" if following else ""
     return Step("failed", "bad", f"{words.ordinal(number)} try failed", at, (f"after {took}: {name}{later}",))
 
 
-def _final(job: Job, number: int, attempt: Attempt, now: datetime) -> Step:
+def _final(job: Job, attempt: Attempt, now: datetime) -> Step:
     took = words.took(attempt.finished_at - attempt.started_at)
     at = words.clock(attempt.finished_at, now)
-    which = f"{words.ordinal(number)} try " if job.retries or number > 1 else ""
+    if _died(attempt):
+        said = f"after {took}, the {words.ordinal(job.deaths)} time: it is not run again"
+        return Step("failed", "bad", "Its process died", at, (said,))
+    which = f"{words.ordinal(job.attempt)} try " if job.retries or job.attempt > 1 else ""
     if job.state is JobState.FAILED:
         error = f": {shown(words.short_type(attempt.error.type))}" if attempt.error else ""
         left = ", no tries left" if job.retries else ""

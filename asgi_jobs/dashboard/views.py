@@ -128,6 +128,8 @@ LOOKS = {
     **{str(state): Look(str(state), str(state), str(state).capitalize()) for state in JobState},
 }
 
+UNKNOWN = Note(("No worker knows its task",), "warn")
+
 
 def look(job: Job, now: datetime) -> Look:
     """How a job's state is seen."""
@@ -136,8 +138,11 @@ def look(job: Job, now: datetime) -> Look:
     return LOOKS["retrying" if job.held and not job.state.finished else str(job.state)]
 
 
-def job_row(job: Job, links: Links, now: datetime, place: Place | None, blocks: QueueInfo | None) -> JobRow:
-    """A job as a row of a list."""
+def job_row(
+    job: Job, links: Links, now: datetime, place: Place | None, blocks: QueueInfo | None, *, known: bool = True
+) -> JobRow:
+    """A job as a row of a list. `known`: whether a living worker knows its task."""
+    waits = job.state in {JobState.QUEUED, JobState.SCHEDULED}
     return JobRow(
         id=job.id,
         href=links.job(job.id),
@@ -145,7 +150,7 @@ def job_row(job: Job, links: Links, now: datetime, place: Place | None, blocks: 
         task=shown(job.task),
         short_task=shown(words.short_task(job.task)),
         look=look(job, now),
-        note=note(job, links, now, place, blocks),
+        note=note(job, links, now, place, blocks) if known or not waits else UNKNOWN,
         queue=queue_link(job.queue, links),
         waited=waited(job, now),
         ran=ran(job, now),
@@ -212,7 +217,9 @@ def note(job: Job, links: Links, now: datetime, place: Place | None, blocks: Que
     if job.state is JobState.RUNNING:
         return _running_note(job, now, blocks)
     if job.held:
-        return Note((f"{tries(job)}; {one_line(job.error)}" if job.error else tries(job),))
+        return Note(
+            (f"{tries(job)}; {one_line(job.error)}" if job.error else "Interrupted; it runs again at its place",)
+        )
     if job.state is JobState.QUEUED and place is not None and job.queue is not None:
         return Note(standing(place, links))
     if job.state is JobState.CANCELLED and job.cancel_reason:

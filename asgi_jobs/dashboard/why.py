@@ -31,6 +31,7 @@ class Around:
         engine_runs: whether somebody runs jobs: this process, or with a durable store any.
         worker: the process that runs it, or ran it last.
         known: whether a living worker knows its task.
+        stuck_after: how long a job runs before its process tells the others where it waits.
     """
 
     queue: QueueInfo | None = None
@@ -43,6 +44,7 @@ class Around:
     engine_runs: bool = True
     worker: WorkerInfo | None = None
     known: bool = True
+    stuck_after: str = ""
 
 
 @dataclass(frozen=True, slots=True)

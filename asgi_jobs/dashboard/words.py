@@ -101,6 +101,11 @@ def amount(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
+def times(number: int) -> str:
+    """How often: once, twice, 3 times."""
+    return {1: "once", 2: "twice"}.get(number, f"{number:,} times")
+
+
 def figure(number: float) -> str:
     """A number of progress: whole where it is whole."""
     return f"{int(number):,}" if float(number).is_integer() else f"{number:,.1f}"

@@ -36,6 +36,7 @@ class WorkerRow:
     notes: Sequence[Note]
     tasks: Sequence[Link]
     knows: str
+    runs: bool
     busy: str
     started: Part
     seen: Part
@@ -51,6 +52,7 @@ def worker_row(worker: WorkerInfo, links: Links, now: datetime) -> WorkerRow:
         notes=_notes(worker, links, now),
         tasks=[Link(visible(task), links.jobs(task=task)) for task in worker.tasks],
         knows=f"Knows {words.amount(len(worker.tasks), 'task')}",
+        runs=bool(worker.concurrency),
         busy=f"{len(worker.running):,} of {worker.concurrency:,}" if worker.concurrency else "only enqueues",
         started=words.ago(worker.started_at, now),
         seen="now" if worker.alive else words.ago(worker.seen_at, now),
@@ -78,23 +80,24 @@ def _notes(worker: WorkerInfo, links: Links, now: datetime) -> list[Note]:
     if more > 0:
         notes.append(Note((Link(f"and {more:,} more", links.jobs(state="running")),)))
     if worker.running and not worker.alive:
-        notes.append(Note(("They go back to their places when another worker takes them over.",), "warn"))
+        what = "It goes back to its place" if len(worker.running) == 1 else "They go back to their places"
+        notes.append(Note((f"{what} when another worker takes over.",), "warn"))
     return notes
 
 
 def _running(job: Job, links: Links, now: datetime) -> Note:
     look = views.look(job, now)
-    said = f" {look.word.lower()}" if job.cancelling else ""
+    said = f", {look.word.lower()}" if job.cancelling else ""
     return Note((views.job_link(job, links), " ", views.ran(job, now), said), icon=look.icon)
 
 
 def fleet_said(fleet: Fleet) -> str:
     """How many there are, and how busy."""
     running = fleet.running
-    if not running:
-        return "No worker runs"
     busy, places = sum(len(worker.running) for worker in running), sum(worker.concurrency for worker in running)
-    said = f"{words.amount(len(running), 'worker')}, {busy:,} of {places:,} places busy"
+    said = (
+        f"{words.amount(len(running), 'worker')}, {busy:,} of {places:,} places busy" if running else "No worker runs"
+    )
     gone = sum(not worker.alive for worker in fleet.workers)
     return f"{said}; {gone:,} not alive" if gone else said
 
@@ -102,5 +105,7 @@ def fleet_said(fleet: Fleet) -> str:
 def processes_said(fleet: Fleet) -> str:
     """The same, with those that only enqueue."""
     only = sum(worker.alive and not worker.concurrency for worker in fleet.workers)
-    said = fleet_said(fleet)
-    return f"{said}; {words.amount(only, 'process', 'processes')} only {'enqueues' if only == 1 else 'enqueue'}" if only else said
+    if not only:
+        return fleet_said(fleet)
+    others = "1 process only enqueues" if only == 1 else f"{only:,} processes only enqueue"
+    return f"{fleet_said(fleet)}; {others}"

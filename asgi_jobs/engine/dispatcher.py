@@ -153,11 +153,6 @@ class Dispatcher:
         if claimed.more:
             self.wake()
 
-    async def hear(self, seconds: float) -> None:
-        """Wait so long for the answer of the exchange that is under way: it may bring jobs."""
-        if self._exchange is not None:
-            await asyncio.wait((self._exchange,), timeout=seconds)
-
     async def settle_within(self, seconds: float) -> None:
         """Wait so long until every outcome is in the store."""
         with suppress(TimeoutError):

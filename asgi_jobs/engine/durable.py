@@ -122,7 +122,7 @@ class Durable:
     async def join(self) -> None:
         """Wait until nothing is left to do in the whole fleet."""
         while True:
-            with self._engine.joining() as something_ended:
+            with self._engine.waiting.joining() as something_ended:
                 await self.writer.flush()
                 if not await self._persist(lambda: resolve(self.store.pending())):
                     return
@@ -152,7 +152,7 @@ class Durable:
         """See `Callbacks.ended`."""
         for id in ids:
             self._engine.waiters.settle(id)
-        self._engine.release_joiners()
+        self._engine.waiting.release_joiners()
 
     def lost(self, ids: Sequence[str] | None) -> None:
         """See `Callbacks.lost`."""

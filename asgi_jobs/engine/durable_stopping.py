@@ -27,8 +27,8 @@ class DurableShutdown(Shutdown):
         """Jobs may enqueue to their end: it is only stored."""
 
     async def _drain(self, until: float) -> None:
-        """First hear of the jobs that are on their way here; they go back without having begun."""
-        await self._engine.dispatcher.hear(max(until - self._clock.monotonic(), 0.0))
+        """First hear of the jobs that are on their way here: they go back without having begun."""
+        await self._engine.dispatcher.settle_within(max(until - self._clock.monotonic(), 0.0))
         await super()._drain(until)
 
     async def _say_what_is_waited_for(self, seconds: float) -> None:

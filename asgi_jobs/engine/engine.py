@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from threading import Lock, get_ident
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,9 +22,9 @@ from asgi_jobs.engine.run import Run, current_run
 from asgi_jobs.engine.stopping import Shutdown
 from asgi_jobs.engine.threads import Threads
 from asgi_jobs.engine.upkeep import Upkeep
-from asgi_jobs.engine.waits import Waiters, refuse_deadlock
+from asgi_jobs.engine.waiting import Waiting
 from asgi_jobs.engine.watchdog import Watchdog
-from asgi_jobs.errors import DeadlockError, InvalidState, NotRunning, NotStored, ShuttingDown
+from asgi_jobs.errors import InvalidState, NotRunning, ShuttingDown
 from asgi_jobs.events import (
     CANCELLED,
     ENQUEUED,
@@ -88,9 +87,9 @@ class Engine:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.thread_id = 0
         self.threads = Threads()
-        self.waiters = Waiters()
+        self.waiting = Waiting(self)
+        self.waiters, self._joiners = self.waiting.waiters, self.waiting.joiners
         self.listeners = Listeners()
-        self._joiners: list[asyncio.Future[None]] = []
         self.moved = asyncio.Event()  # something has changed, for a shutdown that waits; made anew with each loop
         self._untold: list[Record] = []  # taken in from threads, and not told of yet
         self.door = Lock()  # a job from another thread is in before it closes, or refused
@@ -299,7 +298,7 @@ class Engine:
         self.dispatcher.wake()
         self.moved.set()
         if self.durable is not None:
-            self.release_joiners()
+            self.waiting.release_joiners()
 
     def asked_to_stop(self, id: str) -> None:
         """See `Callbacks`; in memory there is nobody else."""
@@ -340,7 +339,7 @@ class Engine:
             if waiters and record.finished is not None:
                 self.waiters.settle(record.id)
         if self._joiners:
-            self.release_joiners()
+            self.waiting.release_joiners()
         if self.status == "stopping":
             self.moved.set()
 
@@ -365,7 +364,7 @@ class Engine:
         for record in records:
             self._tell(CANCELLED, record)
             self.waiters.settle(record.id)
-        self.release_joiners()
+        self.waiting.release_joiners()
         self._look_again()
 
     async def release(self, record: Record) -> Record:
@@ -377,9 +376,10 @@ class Engine:
             raise InvalidState(f"job {record.name!r} does not run, so there is nothing to release")
         return released
 
-    async def trouble(self) -> str | None:
-        """Why the store does not answer."""
-        return None if self.durable is None else await self.durable.store.trouble()
+    async def trouble(self) -> list[str]:
+        """Why the store does not answer, if it does not."""
+        trouble = await self.durable.store.trouble() if self.durable is not None else None
+        return [] if trouble is None else [trouble]
 
     @property
     def epoch(self) -> Epoch:
@@ -416,98 +416,6 @@ class Engine:
                 processes,
             )
         self.processes = processes
-
-    # Waiting
-
-    async def stored(self, job: Job) -> None:
-        """Wait until the job is stored."""
-        if self.durable is not None:
-            await self.durable.stored(job)
-
-    async def refresh(self, job: Job) -> None:
-        """Read the job again."""
-        if self.durable is not None:
-            await self.durable.refresh(job)
-        elif job._record.stored is False:
-            raise NotStored("its transaction was rolled back, so the job does not exist")
-
-    async def wait(self, job: Job, timeout: timedelta | None) -> None:
-        """Wait for the job's end; a job that waits lends its places meanwhile."""
-        try:
-            async with asyncio.timeout(None if timeout is None else timeout.total_seconds()):
-                if self.durable is not None:
-                    await self.durable.committed(job)
-                await self._wait(job._record)
-        except TimeoutError:
-            raise TimeoutError(f"job {job.name!r} had not ended after {timeout}; it goes on") from None
-
-    async def _wait(self, record: Record) -> None:
-        if record.finished is not None:
-            return
-        if record.stored is False:
-            raise NotStored("its transaction was rolled back, so the job does not exist")
-        run = current_run()
-        if run is None or not run.belongs_to(self.executor):
-            await self._end_of(record)
-            return
-        await refuse_deadlock(run, record, self.store)
-        if not run.waits:
-            self._lend(run)
-        run.waits = [*(run.waits or ()), record]
-        try:
-            await self._end_of(record)
-        finally:
-            run.waits.remove(record)
-            if not run.waits:
-                self._take_back(run)
-
-    async def _end_of(self, record: Record) -> None:
-        if self.durable is not None:
-            await self.durable.end_of(record)
-        else:
-            await self.waiters.wait(record.id)
-
-    def _lend(self, run: Run) -> None:
-        self.dispatcher.lent += 1
-        if run.scope is not None:
-            run.scope.lend()
-        self.dispatcher.wake()
-
-    def _take_back(self, run: Run) -> None:
-        self.dispatcher.lent -= 1
-        if run.scope is not None:
-            run.scope.take_back()
-
-    async def join(self) -> None:
-        """Wait until nothing is queued, running or between two attempts."""
-        run = current_run()
-        if run is not None and run.belongs_to(self.executor):
-            raise DeadlockError("join() inside a job would wait for that job itself")
-        if self.durable is not None:
-            await self.durable.join()
-            return
-        while self.store.pending():
-            with self.joining() as idle:
-                await idle
-
-    @contextmanager
-    def joining(self) -> Iterator[asyncio.Future[None]]:
-        """A future that is done when nothing is left to do, or on a durable store: nothing here."""
-        idle: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._joiners.append(idle)
-        try:
-            yield idle
-        finally:
-            if idle in self._joiners:
-                self._joiners.remove(idle)
-
-    def release_joiners(self) -> None:
-        """Let `join` look whether it is over."""
-        if self._joiners and not (self.executor.running if self.durable is not None else self.store.pending()):
-            joiners, self._joiners = self._joiners, []
-            for idle in joiners:
-                if not idle.done():
-                    idle.set_result(None)
 
     # Stop
 

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 from asgi_jobs import InvalidOption, Job, Jobs, JobState, Retry, current_job
+from asgi_jobs.job import UNSET, Record
 from asgi_jobs.testing import FakeClock, settle
 from tests.engine.durable import LaterStore, durable_jobs
 
@@ -437,6 +438,26 @@ async def test_a_kept_value_is_stored_with_an_atomic_success(engine: AsyncEngine
     async with jobs:
         assert await work.enqueue(name="job").result(SOON) == "value"
     assert store.settled == [("job", '"value"')]
+
+
+async def test_a_kept_value_is_read_where_a_list_of_jobs_was_read_without_it() -> None:
+    jobs, store = durable_jobs()
+    reading = store.read
+
+    async def read(record: Record) -> bool:
+        record.detail().value = "read"
+        return await reading(record)
+
+    store.read = read  # type: ignore[method-assign]
+
+    @jobs.task(keep_result=True)
+    async def work() -> str:
+        return "value"
+
+    async with jobs:
+        job = await work.enqueue().wait(SOON)
+        job._record.detail().value = UNSET
+        assert await job.result() == "read"
 
 
 async def test_without_it_the_value_goes_to_the_jobs_that_are_held_only() -> None:

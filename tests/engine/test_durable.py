@@ -515,7 +515,11 @@ async def test_health_says_when_the_store_does_not_answer(rig: tuple[Jobs, Later
     ill = await jobs.health()
     store.away = False
 
+    store.fail("standings", StoreAway("gone this moment"))
+    going = await jobs.health()
+
     assert (fine.ok, fine.reasons) == (True, [])
+    assert (going.ok, going.reasons) == (False, ["gone this moment"])
     assert (ill.ok, ill.reasons) == (False, ["the database does not answer"])
 
 
@@ -610,7 +614,7 @@ async def test_a_store_that_cannot_be_opened_leaves_an_engine_that_can_be_starte
     def failing(_: Any) -> None:
         raise StoreAway("no server")
 
-    store.open = failing  # type: ignore[method-assign]
+    store.open = failing  # type: ignore[method-assign, assignment]
     with pytest.raises(StoreAway):
         await jobs.open()
     status = jobs.status

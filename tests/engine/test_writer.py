@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from asgi_jobs import Job, Jobs, JobState, NotStored, QueueFull, StoreLocked
+from asgi_jobs import Job, Jobs, JobState, NotRunning, NotStored, QueueFull, StoreLocked
 from asgi_jobs.engine import writer as module
+from asgi_jobs.errors import StoreAway
 from asgi_jobs.testing import settle
 from tests.engine.durable import LaterStore, durable_jobs
 
@@ -176,6 +177,30 @@ def refuse_second(store: LaterStore, error: Exception) -> None:
     store.add = refusing  # type: ignore[method-assign]
 
 
+async def test_one_by_one_too_a_database_that_goes_away_fails_nothing(rig: tuple[Jobs, LaterStore]) -> None:
+    jobs, store = rig
+    gate = store.hold("add")
+    store.fail("add", ConnectionError("of the batch"), StoreAway("away"), StoreLocked("for a moment"))
+    made = [jobs.enqueue(work, name=name) for name in "12"]
+    await until(lambda: store.batches)
+    gate.set()
+    await until(lambda: all(job.stored for job in made))
+
+    assert store.batches == [["1", "2"], ["1"], ["1", "2"], ["1", "2"]]
+    await asyncio.gather(*made)
+
+
+async def test_to_flush_hears_of_what_threads_have_handed_over(rig: tuple[Jobs, LaterStore]) -> None:
+    jobs, store = rig
+    made: list[Job] = []
+    asyncio.get_running_loop().call_soon(lambda: made.append(jobs.enqueue(work, name="handed over")))
+    assert jobs._engine.durable is not None
+    await jobs._engine.durable.writer.flush()
+
+    assert store.batches == [["handed over"]]
+    await made[0]
+
+
 async def test_a_failure_is_logged_even_if_nobody_waits(
     rig: tuple[Jobs, LaterStore], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -274,6 +299,30 @@ async def test_from_a_thread_a_key_that_is_taken_gives_the_job_that_has_it(rig: 
     first = await jobs.enqueue(work, "first", unique="key")
     assert await asyncio.to_thread(lambda: jobs.enqueue(work, "second", unique="key")) == first
     gate.set()
+
+
+async def test_a_thread_that_comes_too_late_is_refused_at_the_door(rig: tuple[Jobs, LaterStore]) -> None:
+    jobs, store = rig
+    engine, at_the_door = jobs._engine, asyncio.Event()
+    ours = asyncio.get_running_loop()
+    store.refuse_full = lambda _: ours.call_soon_threadsafe(at_the_door.set)  # type: ignore[method-assign, assignment]
+    with engine.door:
+        call = asyncio.create_task(asyncio.to_thread(jobs.enqueue, work))
+        await at_the_door.wait()
+        engine.status, engine.open_to_all = "stopped", False
+    with pytest.raises(NotRunning):
+        await call
+    engine.status, engine.open_to_all = "running", True
+    assert store.batches == []
+
+
+async def test_a_thread_whose_job_comes_after_the_last_was_stored_hears_so(rig: tuple[Jobs, LaterStore]) -> None:
+    jobs, _ = rig
+    assert jobs._engine.durable is not None
+    await jobs._engine.durable.writer.close(1)
+    async with asyncio.timeout(5):
+        with pytest.raises(NotStored, match="stopped before"):
+            await asyncio.to_thread(jobs.enqueue, work)
 
 
 async def test_a_thread_job_may_enqueue(rig: tuple[Jobs, LaterStore]) -> None:

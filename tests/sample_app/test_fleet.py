@@ -47,7 +47,7 @@ class Fleet:
     def __init__(self, data: Path) -> None:
         self.data = data / "data"
         self._output = data / "output.txt"
-        environment = {**os.environ, "ASGI_JOBS_KEY": KEY, "PYTHONWARNINGS": "error", "SAMPLE_IMPORT_PAUSE": "0.03"}
+        environment = {**os.environ, "ASGI_JOBS_KEY": KEY, "SAMPLE_IMPORT_PAUSE": "0.03"}
         with self._output.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "sample_app.fleet", "--port", "0", "--data", str(self.data)],

@@ -99,15 +99,14 @@ class Common:
     # Transactions
 
     async def _write(self, work: Work[T]) -> T:
-        return await self._to_the_end(work, self._database.write)
+        return await self._answered(lambda: self._database.write(work), writing=True)
 
     async def _read(self, work: Work[T]) -> T:
-        return await self._to_the_end(work, self._database.read)
+        return await self._answered(lambda: self._database.read(work), writing=False)
 
-    async def _to_the_end(self, work: Work[T], carry_out: Callable[[Work[T]], Awaitable[T]]) -> T:
+    async def _answered(self, ask: Callable[[], Awaitable[T]], *, writing: bool = True) -> T:
         """A transaction in a task of its own: who waits for it may be cancelled, it may not."""
-        task = self._spawn(self._transact(work, carry_out))
-        return await asyncio.shield(task)
+        return await asyncio.shield(self._spawn(self._ask(ask, writing)))
 
     def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work)
@@ -120,21 +119,21 @@ class Common:
         if not task.cancelled():
             task.exception()  # nobody may be waiting for it any more
 
-    async def _transact(self, work: Work[T], carry_out: Callable[[Work[T]], Awaitable[T]]) -> T:
+    async def _ask(self, ask: Callable[[], Awaitable[T]], writing: bool) -> T:
         try:
             async with asyncio.timeout(self._patience):
-                answer = await carry_out(work)
+                answer = await ask()
         except Exception as error:
             said = self._meaning(error)
             if said is None:
                 raise
-            self._outage.failed(said)
+            self._outage.failed(said, writing=writing)
             if isinstance(said, StoreAway):
                 await self._database.forget_connections()
             if said is error:
                 raise
             raise said from error
-        self._outage.worked()
+        self._outage.worked(writing=writing)
         return answer
 
     def _meaning(self, error: BaseException) -> StoreError | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from sqlalchemy import URL, Connection, Row
+from sqlalchemy import URL, Connection
 from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -22,19 +23,15 @@ class Want:
     """What a process can take now.
 
     Attributes:
-        me: the worker's id.
-        now: the database's time.
         n: how many jobs.
         tasks: of which tasks.
         hints: queues in which something may have become ready.
-        limits: the queues that run more than one job at once; on PostgreSQL those of which this claim holds the lock.
+        limits: the queues that run more than one job at once.
         cursor: the queue after which the round over all queues goes on.
         depth: how many queues of the round are looked at; 0: the hints only.
         suspects: how many jobs whose process has died twice: they run beside no other such one.
     """
 
-    me: int
-    now: float
     n: int
     tasks: Sequence[str]
     hints: Sequence[str]
@@ -56,7 +53,7 @@ class Found:
         whole: the round began again at the first queue.
     """
 
-    rows: list[Row[Any]] = field(default_factory=list)
+    rows: list[Any] = field(default_factory=list)
     last: str | None = None
     visited: int = 0
     skipped: int = 0
@@ -64,11 +61,46 @@ class Found:
 
 
 class Told(NamedTuple):
-    """An outcome that was taken in."""
+    """An outcome that was taken in, now or before."""
 
     id: str
     state: int
     watched: bool
+
+
+class Asked(NamedTuple):
+    """An exchange, as the database is asked for it.
+
+    Attributes:
+        me: the worker's id.
+        time: the database's time, asked for when the transaction has begun: nothing starts before what it waited for.
+        outcomes: how attempts ended.
+        want: what can be taken; None: nothing.
+        known: after an exchange that failed and may have been committed: all that we know to run here.
+    """
+
+    me: int
+    time: Callable[[], float]
+    outcomes: Sequence[dict[str, Any]]
+    want: Want | None
+    known: set[str] | None
+
+
+class Exchanged(NamedTuple):
+    """What an exchange has brought; `adopted`: jobs that a failed one had claimed for us all the same."""
+
+    now: float
+    told: dict[str, Told]
+    found: Found
+    adopted: Sequence[Any]
+
+
+class ReadRow(SimpleNamespace):
+    """A row of jobs that came as JSON."""
+
+    @property
+    def _fields(self) -> Collection[str]:
+        return self.__dict__.keys()
 
 
 class Database(Protocol):
@@ -115,14 +147,8 @@ class Database(Protocol):
         """The same in the transaction of a sync Session."""
         ...
 
-    def hand_in(
-        self, connection: Connection, outcomes: Sequence[dict[str, Any]], now: float, limited: Sequence[str]
-    ) -> tuple[list[Told], list[str]]:
-        """Store outcomes of jobs that are still ours, and lock queues with several slots for the claim that follows."""
-        ...
-
-    def claim(self, connection: Connection, want: Want) -> Found:
-        """Take jobs."""
+    async def exchange(self, asked: Asked) -> Exchanged:
+        """Take in outcomes of jobs that are still ours, then hand out jobs; one transaction."""
         ...
 
     def promote(self, connection: Connection, now: float, limit: int) -> list[str | None]:
@@ -163,7 +189,7 @@ def as_json(rows: Any) -> str:
     return json.dumps(rows, separators=(",", ":"))
 
 
-def place(row: Row[Any]) -> int:
+def place(row: Any) -> int:
     """What jobs that were claimed together start in the order of."""
     return int(row.seq)
 

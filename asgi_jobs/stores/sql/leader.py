@@ -67,6 +67,11 @@ class Leader:
         """Whether jobs may be claimed here."""
         return self._file is not None
 
+    @property
+    def trouble(self) -> str | None:
+        """Why jobs may not run here, though they should."""
+        return None
+
     async def join(self) -> None:
         """Be known, and run jobs if nobody else does."""
         self.me = await self._database.write(self._sign_on)

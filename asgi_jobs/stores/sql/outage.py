@@ -16,20 +16,23 @@ class Outage:
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
         self._since: float | None = None
+        self._of_writes = False
         self.trouble: str | None = None
 
-    def failed(self, error: StoreError) -> None:
+    def failed(self, error: StoreError, *, writing: bool) -> None:
         """Somebody got no answer."""
+        self._of_writes = self._of_writes or writing
         if self._since is None:
             self._since = self._monotonic()
             logger.error("%s. Nothing that was accepted is lost; work goes on when it answers", _sentence(error))
         self.trouble = str(error)
 
-    def worked(self) -> None:
-        """Somebody got an answer."""
-        if self._since is not None:
+    def worked(self, *, writing: bool) -> None:
+        """Somebody got an answer. From a full disk can be read, which does not end its trouble."""
+        if self._since is not None and (writing or not self._of_writes):
             logger.warning("The store answers again, after %.1f s", self._monotonic() - self._since)
             self._since = self.trouble = None
+            self._of_writes = False
 
 
 def _sentence(error: StoreError) -> str:

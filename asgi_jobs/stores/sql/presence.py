@@ -9,36 +9,32 @@ seen the lock free for twice as long.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import os
-import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol
-from weakref import WeakSet
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from sqlalchemy import Connection, delete, text, update
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from asgi_jobs.errors import StoreError, StoreUnusable
 from asgi_jobs.stores.sql.database import meaning
-from asgi_jobs.stores.sql.tables import workers
+from asgi_jobs.stores.sql.session import Session
 
 if TYPE_CHECKING:
     from asgi_jobs.stores.sql.postgresql import Postgresql
 
+T = TypeVar("T")
 GRACE = 10.0
 """Seconds without an answer after which a process stops what it runs. Others wait twice as long."""
 BEAT = 2.0
 """Seconds between two questions to the server."""
 ANSWER = 5.0
 """Seconds that an answer may take before the connection counts as dead."""
-KEEPALIVES = (
-    "SET tcp_keepalives_idle = 5", "SET tcp_keepalives_interval = 2", "SET tcp_keepalives_count = 3",
-    "SET tcp_user_timeout = 10000", "SET synchronous_commit = off",
-)  # fmt: skip
+LOOKS = 20
+"""So often within the grace is looked whether it is over."""
+TURNS = 10
+"""Turns of the loop in which an answer is read that came while the loop was blocked."""
 logger = logging.getLogger("asgi_jobs")
 
 
@@ -73,34 +69,45 @@ class Presence:
         self, database: Postgresql, keeper: Keeper, *, direct: AsyncEngine | None, monotonic: Callable[[], float],
         grace: float = GRACE, beat: float = BEAT,
     ) -> None:  # fmt: skip
+        engine = direct or create_async_engine(database.engine.url, poolclass=NullPool)
         self._database = database
         self._keeper = keeper
-        self._direct = direct or create_async_engine(database.engine.url, poolclass=NullPool)
+        self._leaving = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._session = Session(engine, database.space, database.channel, keeper.heard, self._hurry.set)
         self._monotonic = monotonic
         self.grace = grace
         self._beat = beat
+        self._patience = min(ANSWER, grace / 2)
         self.me = 0
         self.lost = False  # nothing may be claimed until we are known again
-        self._connection: AsyncConnection | None = None
-        self._backend = 0
-        self._answered = 0.0
+        self._answered = 0.0  # when the last question that got its answer was sent
+        self._benefit = (0.0, 0.0)  # of the doubt: until then, counted from that answer
         self._seen_free: dict[int, float] = {}
-        self._beating: asyncio.Task[None] | None = None
-        self._leaving = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def may_run(self) -> bool:
         """Whether jobs may be claimed here."""
         return not self.lost
 
+    @property
+    def trouble(self) -> str | None:
+        """Why jobs may not run here."""
+        return f"the server has not answered for {self.grace:g} s on the connection of its locks" if self.lost else None
+
     async def join(self) -> None:
         """Be known, and hear of what others do."""
-        await self._refuse_pooler()
-        await self._connect()
-        self.me = await self._database.write(self._database.next_worker)
-        await self._register()
-        self._answered = self._monotonic()
-        self._beating = asyncio.create_task(self._keep_beating())
+        try:
+            await self._session.refuse_pooler()
+            await self._session.open()
+            self.me = await self._database.write(self._database.next_worker)
+            self._answered = self._monotonic()
+            await self._session.sign_on(self.me, self._keeper.row())
+        except BaseException:
+            await self._session.close()
+            raise
+        self._tasks = [asyncio.create_task(self._keep_asking()), asyncio.create_task(self._keep_judging())]
 
     async def leave(self, *, for_good: bool) -> None:
         """Be gone, so that nobody has to wait for a grace.
@@ -108,181 +115,145 @@ class Presence:
         Args:
             for_good: no code of a job still runs here. Else the lock is kept until the process is dead.
         """
-        if self._beating is not None:
-            self._leaving.set()  # a question under way is not cut off: it would take the connection with it
-            await self._beating
-            self._beating = None
-        if for_good:
-            try:
-                async with asyncio.timeout(ANSWER):
-                    await self._sign_off()
-            except Exception as error:  # the server sees the end of the session by itself
-                if meaning(error, self._database.url) is None:
-                    raise
-        else:
-            self._keep_session()
-        self._drop_connection()
-        await self._direct.dispose()
-
-    async def _sign_off(self) -> None:
-        if self._connection is not None and not self.lost:
-            await self._connection.execute(delete(workers).where(workers.c.id == self.me))
-            await self._connection.execute(text("SELECT pg_advisory_unlock_all()"))
-
-    def _keep_session(self) -> None:
-        """A second handle of the socket, which nobody closes: the server sees the session end with the process."""
-        sock = self._socket()
-        if sock is not None:
-            os.dup(sock.fileno())
-
-    # The connection
-
-    async def _refuse_pooler(self) -> None:
-        """Session locks and LISTEN need a server session of their own.
-
-        Raises:
-            StoreUnusable: two connections share one.
-        """
-        question = text("SELECT pg_backend_pid()")
-        async with self._direct.connect() as one, self._direct.connect() as other:
-            for connection in (one, other):
-                await connection.execution_options(isolation_level="AUTOCOMMIT")
-            pids = [await connection.scalar(question) for connection in (one, other)]
-        if pids[0] == pids[1]:
-            raise StoreUnusable(
-                f"{self._direct.url.render_as_string(hide_password=True)} leads through a pooler that shares server "
-                f"sessions between transactions; locks and notifications need one of their own. Give "
-                f"Jobs(direct_url=…), which leads to the server itself or to a pooler in session mode"
-            )
-
-    async def _connect(self) -> None:
-        connection = await self._direct.connect()
+        self._leaving.set()  # a question under way is not cut off: it would take the connection with it
         try:
-            await connection.execution_options(isolation_level="AUTOCOMMIT")
-            raw = (await connection.get_raw_connection()).driver_connection
-            assert raw is not None
-            for setting in KEEPALIVES:
-                await connection.execute(text(setting))
-            self._backend = await connection.scalar(text("SELECT pg_backend_pid()")) or 0
-            await raw.add_listener(self._database.channel, self._on_notify)
-        except BaseException:
-            await connection.invalidate()
-            await connection.close()
-            raise
-        self._connection = connection
-        FORKING.add(self)
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+            if for_good and self._session.is_open and not self.lost:
+                await self._answer(self._session.part(self.me))
+        except Exception as error:  # the server sees the end of the session by itself
+            if meaning(error, self._database.url) is None:
+                raise
+        finally:
+            if not for_good:
+                self._session.keep_for_ever()
+            await self._cancel(self._tasks)
+            await self._session.close()
 
-    def _on_notify(self, _connection: Any, _pid: int, _channel: str, payload: str) -> None:
-        self._keeper.heard(json.loads(payload))
+    async def _cancel(self, tasks: Sequence[asyncio.Task[Any]]) -> None:
+        """End tasks, of which one may wait for an answer."""
+        left = [task for task in tasks if not task.done()]
+        if left:
+            self._session.drop()
+            for task in left:
+                task.cancel()
+            await asyncio.wait(left)
 
-    async def _register(self) -> None:
-        """Take the lock, then say who holds it: a row without a lock would look like a dead process."""
-        assert self._connection is not None
-        await self._connection.execute(
-            text("SELECT pg_advisory_lock(:space, :me)"), {"space": self._database.space, "me": self.me}
-        )
-        await self._connection.execute(workers.insert(), {"id": self.me, **self._keeper.row()})
-        self.lost = False
+    # Questions
 
-    def _drop_connection(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None and connection.sync_connection is not None:
-            connection.sync_connection.invalidate()
+    async def _keep_asking(self) -> None:
+        """Ask at each beat. What takes longer goes on beside, so that no beat is left out."""
+        around: asyncio.Task[None] | None = None
+        try:
+            while not await self._next_beat():
+                answered = await self._ask()
+                if answered and (around is None or around.done()):
+                    around = asyncio.create_task(self._look_around(self._dead()))
+            if around is not None:
+                await asyncio.wait((around,))
+        finally:
+            if around is not None and not around.done():
+                around.cancel()
+                await asyncio.wait((around,))
 
-    def _socket(self) -> socket.socket | None:
-        raw = _driver(self._connection)
-        return None if raw is None else raw._transport.get_extra_info("socket")
+    async def _next_beat(self) -> bool:
+        """Wait for it, or for the connection to break; gives whether there is none any more."""
+        self._hurry.clear()
+        broken = asyncio.ensure_future(self._hurry.wait())
+        leaving = asyncio.ensure_future(self._leaving.wait())
+        ways = (broken, leaving)
+        try:
+            await asyncio.wait(ways, timeout=self._beat, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for way in ways:
+                way.cancel()
+        return self._leaving.is_set()
 
-    def forget_socket(self) -> None:
-        """In a forked child: an orphan would keep the session, and with it the lock, alive."""
-        sock = self._socket()
-        if sock is not None:
-            os.close(sock.fileno())
-
-    # The beat
-
-    async def _keep_beating(self) -> None:
-        while not await passes(self._leaving, self._beat):
-            try:
-                await self._once()
-            except Exception as error:
-                if meaning(error, self._database.url) is None:
-                    logger.exception("The watch over other processes failed; it goes on")
-
-    async def _once(self) -> None:
+    async def _ask(self) -> bool:
+        """One question, on the connection that holds the lock; whether it was answered."""
         asked = self._monotonic()
         try:
-            async with asyncio.timeout(min(ANSWER, self.grace / 2)):
-                await self._ask()
+            await self._answer(self._question())
         except Exception as error:
             self._seen_free.clear()  # nobody is seen dead while the database is away
-            if not isinstance(error, (StoreError, TimeoutError)) and meaning(error, self._database.url) is None:
-                raise
-            self._drop_connection()
-            if not self.lost and self._monotonic() - self._answered >= self.grace - self._beat:
-                self.lost = True
-                self._keeper.lose()
-            return
+            self._session.drop()
+            if meaning(error, self._database.url) is None:
+                logger.exception("The watch over other processes failed; it goes on")
+            return False
         self._answered = asked
-        await self._look_for_dead()
-        await self._keeper.look_around()
-
-    async def _ask(self) -> None:
-        """One question on the connection that holds the lock; a new one where that has died."""
-        if self._connection is None:
-            await self._come_back()
-        assert self._connection is not None
-        known = await self._connection.scalar(
-            update(workers).where(workers.c.id == self.me).values(seen_at=self._keeper.row()["seen_at"])
-            .returning(workers.c.id)
-        )  # fmt: skip
-        if known is None:
-            await self._start_anew()
         self.lost = False
+        return True
 
-    async def _come_back(self) -> None:
-        """The connection was lost, and with it perhaps the lock: take it again, from our own old session if need be."""
-        old = self._backend
-        await self._connect()
-        assert self._connection is not None
-        await self._connection.execute(text("SELECT pg_terminate_backend(:old)"), {"old": old})
-        await self._connection.execute(
-            text("SELECT pg_advisory_lock(:space, :me)"), {"space": self._database.space, "me": self.me}
-        )
+    async def _answer(self, question: Coroutine[Any, Any, T]) -> T:
+        """The answer, if it comes in time; one that came while the loop was blocked is still to be read."""
+        task = asyncio.create_task(question)
+        try:
+            await asyncio.wait((task,), timeout=self._patience)
+            for _ in range(TURNS):
+                if task.done():
+                    return task.result()
+                await asyncio.sleep(0)
+            raise TimeoutError
+        finally:
+            await self._cancel((task,))
+
+    async def _question(self) -> None:
+        """Are we still known? Where the connection was lost, it and the lock have to be won back first."""
+        if not self._session.is_open:
+            await self._session.open()
+            await self._session.lock(self.me)
+        if not await self._session.is_known(self.me, self._keeper.row()["seen_at"]):
+            await self._start_anew()
+        now = self._monotonic()
+        self._seen_free = {id: self._seen_free.get(id, now) for id in await self._session.unlocked(self.me)}
 
     async def _start_anew(self) -> None:
         """Others have taken over: what ran here is not ours any more, and we begin as a new process."""
-        assert self._connection is not None
         if not self.lost:
+            self.lost = True
             self._keeper.lose()
-        await self._connection.execute(text("SELECT pg_advisory_unlock_all()"))
         self.me = await self._database.write(self._database.next_worker)
-        await self._register()
+        await self._session.sign_on(self.me, self._keeper.row())
 
-    async def _look_for_dead(self) -> None:
-        """Take over from processes whose lock we have seen free for twice the grace."""
-        assert self._connection is not None
-        found = await self._connection.execute(
-            text(
-                "SELECT w.id FROM asgi_jobs_workers w WHERE w.id <> :me AND NOT EXISTS (SELECT 1 FROM pg_locks l "
-                "WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.classid = :space AND l.objid = w.id "
-                "AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))"
-            ),
-            {"me": self.me, "space": self._database.space},
-        )
+    # Judgement
+
+    async def _keep_judging(self) -> None:
+        """Give up what runs here when nothing was answered for the grace, whatever the question under way does."""
+        step = self.grace / LOOKS
+        while True:
+            before = self._monotonic()
+            if await passes(self._leaving, step):
+                return
+            now = self._monotonic()
+            if now - before > 2 * step:
+                self._doubt(now)
+            if not self.lost and now - self._answered >= self.grace and not self._doubted(now):
+                self.lost = True
+                self._keeper.lose()
+
+    def _doubt(self, now: float) -> None:
+        """The loop was blocked, or the process frozen: it could not hear an answer, and has seen nothing."""
+        self._seen_free.clear()
+        if self._benefit[1] != self._answered:  # once for each answer, else a busy loop would go on for ever
+            self._benefit = (now + self._patience + self._beat, self._answered)
+
+    def _doubted(self, now: float) -> bool:
+        until, answered = self._benefit
+        return answered == self._answered and now < until
+
+    def _dead(self) -> list[int]:
+        """The workers whose lock we have seen free for twice the grace."""
         now = self._monotonic()
-        free = {id: self._seen_free.get(id, now) for id in found.scalars()}
-        self._seen_free = free
-        for worker, since in free.items():
-            if now - since >= 2 * self.grace:
+        return [worker for worker, since in self._seen_free.items() if now - since >= 2 * self.grace]
+
+    async def _look_around(self, dead: Sequence[int]) -> None:
+        try:
+            for worker in dead:
                 await self._keeper.rescue(worker)
-
-
-def _driver(connection: AsyncConnection | None) -> Any:
-    """Asyncpg's connection."""
-    if connection is None or connection.sync_connection is None:
-        return None
-    return connection.sync_connection.connection.driver_connection
+            await self._keeper.look_around()
+        except Exception as error:
+            if meaning(error, self._database.url) is None:
+                logger.exception("The watch over other processes failed; it goes on")
 
 
 async def passes(event: asyncio.Event, seconds: float) -> bool:
@@ -291,20 +262,6 @@ async def passes(event: asyncio.Event, seconds: float) -> bool:
         async with asyncio.timeout(seconds):
             await event.wait()
     return event.is_set()
-
-
-FORKING: WeakSet[Presence] = WeakSet()
-"""Sockets belong to the process, and so does this: a fork copies them all."""
-
-
-def _in_forked_child() -> None:
-    for presence in FORKING:
-        with suppress(Exception):
-            presence.forget_socket()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_forked_child)
 
 
 def alive(connection: Connection, space: int) -> set[int]:

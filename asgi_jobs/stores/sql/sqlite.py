@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, select, text
 from sqlalchemy.dialects.sqlite import insert
 
-from asgi_jobs.stores.sql.database import Found, Told, Want, as_json, place
+from asgi_jobs.stores.sql.database import Asked, Exchanged, Found, Told, Want, as_json, place
 from asgi_jobs.stores.sql.schema import prepare
-from asgi_jobs.stores.sql.tables import meta, ticks
+from asgi_jobs.stores.sql.tables import State, jobs, meta, ticks
 
 T = TypeVar("T")
 BUSY = 5.0
@@ -228,18 +229,48 @@ class Sqlite:
         first = int(answer.scalar_one()) - len(rows) + 1
         session.execute(INSERT, {"first": first, "rows": as_json(rows)}).all()
 
-    def hand_in(
-        self, connection: Connection, outcomes: Sequence[dict[str, Any]], now: float, limited: Sequence[str]
-    ) -> tuple[list[Told], list[str]]:
-        if not outcomes:
-            return [], list(limited)
-        answer = connection.execute(HAND_IN, {"outcomes": as_json(outcomes), "now": now})
-        return [Told(row.id, row.state, bool(row.watched)) for row in answer], list(limited)
+    async def exchange(self, asked: Asked) -> Exchanged:
+        return await self.write(partial(self._exchange, asked))
 
-    def claim(self, connection: Connection, want: Want) -> Found:
+    def _exchange(self, asked: Asked, connection: Connection) -> Exchanged:
+        now, want = asked.time(), asked.want
+        told = self._hand_in(connection, asked.outcomes, now) if asked.outcomes else {}
+        found = self._claim_round(connection, asked.me, want, now) if want is not None else Found()
+        if asked.known is None:
+            return Exchanged(now, told, found, ())
+        known = asked.known | {row.id for row in found.rows}
+        ours = (jobs.c.worker == asked.me) & (jobs.c.state == State.RUNNING)
+        adopted = [row for row in connection.execute(select(jobs).where(ours)) if row.id not in known]
+        return Exchanged(now, told, found, adopted)
+
+    def _hand_in(self, connection: Connection, outcomes: Sequence[dict[str, Any]], now: float) -> dict[str, Told]:
+        answer = connection.execute(HAND_IN, {"outcomes": as_json(outcomes), "now": now})
+        told = {row.id: Told(row.id, row.state, bool(row.watched)) for row in answer}
+        missing = {one["id"]: one["claim"] for one in outcomes if one["id"] not in told}
+        if missing:  # stored by an exchange that failed all the same, when nobody has claimed the job since
+            stored = select(jobs.c.id, jobs.c.claim, jobs.c.state).where(
+                jobs.c.id.in_(list(missing)), jobs.c.state != State.RUNNING
+            )
+            rows = connection.execute(stored).all()
+            told |= {row.id: Told(row.id, row.state, False) for row in rows if row.claim == missing[row.id]}
+        return told
+
+    def _claim_round(self, connection: Connection, me: int, want: Want, now: float) -> Found:
+        """Claim, and where the round has come to the last queue with room left, go on at the first."""
+        found = self._claim(connection, me, want, now)
+        rest = want.n - len(found.rows)
+        if not want.depth or found.visited == want.depth or not want.cursor or not rest:
+            return found
+        suspects = want.suspects and not any(row.deaths >= 2 for row in found.rows)
+        again = self._claim(connection, me, replace(want, n=rest, cursor="", suspects=int(suspects)), now)
+        again.rows = [*found.rows, *again.rows]  # whose turn it still was comes first
+        again.whole = True
+        return again
+
+    def _claim(self, connection: Connection, me: int, want: Want, now: float) -> Found:
         tasks = as_json(list(want.tasks))
         found = Found()
-        held = connection.execute(HELD, {"now": want.now, "tasks": tasks, "n": want.n, "suspects": want.suspects})
+        held = connection.execute(HELD, {"now": now, "tasks": tasks, "n": want.n, "suspects": want.suspects})
         taken = [(row.id, row.slot) for row in held][: want.n]
         names = self._names(connection, want, found)
         heads: list[tuple[str, int | None]] = []
@@ -255,7 +286,7 @@ class Sqlite:
         taken += heads[: max(room - len(free), 0)] + free
         if taken:
             claim = self._next(connection, "claim", len(taken))
-            answer = connection.execute(TAKE, {"me": want.me, "now": want.now, "claim": claim, "taken": as_json(taken)})
+            answer = connection.execute(TAKE, {"me": me, "now": now, "claim": claim, "taken": as_json(taken)})
             found.rows = sorted(answer, key=place)
         return found
 

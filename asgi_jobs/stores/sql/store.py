@@ -8,7 +8,6 @@ import logging
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -99,9 +98,11 @@ class SqlStore(Looking):
 
     async def close(self) -> None:
         """See `Store.close`."""
-        await self._presence.leave(for_good=not self._mine)
-        await self._settled()
-        await self._database.close()
+        try:
+            await self._presence.leave(for_good=not self._mine)
+            await self._settled()
+        finally:
+            await self._database.close()
 
     # What presence asks (presence.Keeper)
 
@@ -219,8 +220,15 @@ class SqlStore(Looking):
         return url is not None and same_place(url, self._database.url)
 
     async def trouble(self) -> str | None:
-        """See `DurableStore.trouble`."""
-        with suppress(StoreError):
-            await self._read(partial(all_rows, select(jobs.c.id).limit(1)))
-            return None
-        return self._outage.trouble
+        """See `DurableStore.trouble`. What is known is not asked again: an answer may take long to stay away."""
+        known = self._outage.trouble or self._presence.trouble
+        if known is not None:
+            return known
+        try:
+            async with asyncio.timeout(presence.ANSWER):
+                await self._read(partial(all_rows, select(jobs.c.id).limit(1)))
+        except StoreError as error:
+            return str(error)
+        except TimeoutError:
+            return f"the store has not answered for {presence.ANSWER:g} s"
+        return None

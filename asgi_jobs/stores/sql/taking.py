@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import Connection, Row, or_, select
 from sqlalchemy.exc import IntegrityError
@@ -15,7 +14,7 @@ from asgi_jobs.errors import QueueFull
 from asgi_jobs.job import ATTEMPTS_KEPT, Attempt, JobState, Record
 from asgi_jobs.stores.base import Answer, Claimed, Outcome, Verdict
 from asgi_jobs.stores.sql.common import Common
-from asgi_jobs.stores.sql.database import Found, Told, Want
+from asgi_jobs.stores.sql.database import Asked, Exchanged, Found, Told, Want
 from asgi_jobs.stores.sql.rows import new_row, signs_of_life, storable, write_attempts, write_options
 from asgi_jobs.stores.sql.tables import FINISHED, SHORT, State, jobs
 
@@ -31,15 +30,6 @@ STATES = {
     Verdict.CANCELLED: State.CANCELLED,
     Verdict.HELD: State.HELD,
 }
-
-
-class Step(NamedTuple):
-    """What one transaction of the exchange has brought."""
-
-    now: float
-    told: dict[str, Told]
-    found: Found
-    adopted: Sequence[Any]
 
 
 class Taking(Common):
@@ -182,8 +172,6 @@ class Taking(Common):
             self._round = True
         suspected = any(record.detail().deaths >= 2 for record in self._mine.values())
         return Want(
-            me=self._presence.me,
-            now=0.0,
             n=n,
             tasks=known,
             hints=() if self._round else tuple(self._hints),
@@ -193,65 +181,16 @@ class Taking(Common):
             suspects=0 if suspected else 1,
         )
 
-    async def _repeat_step(self, said: Sequence[dict[str, Any]], want: Want | None) -> Step:
+    async def _repeat_step(self, said: Sequence[dict[str, Any]], want: Want | None) -> Exchanged:
         """Two claims may reach for one slot: the index lets one have it, and the other begins again."""
+        known = {*self._mine} if self._unsure else None
+        asked = Asked(self._presence.me, self.time, said, want, known)
         for _ in range(TRIES):
             try:
-                return await self._write(partial(self._step, said, want, set(self._mine) if self._unsure else None))
+                return await self._answered(lambda: self._database.exchange(asked))
             except IntegrityError as error:
                 last = error
         raise last
-
-    def _step(
-        self, said: Sequence[dict[str, Any]], want: Want | None, known: set[str] | None, connection: Connection
-    ) -> Step:
-        now = self.time()  # of this transaction, which may have waited for another: nothing starts before it
-        limited = list(want.limits) if want is not None else []
-        told: dict[str, Told] = {}
-        found = Found()
-        if said or want is not None:
-            heard, granted = self._database.hand_in(connection, said, now, limited)
-            told = {one.id: one for one in heard}
-            if len(told) < len(said):
-                told |= self._told_before(connection, [one for one in said if one["id"] not in told])
-        watched = [one.id for one in told.values() if one.watched and one.state >= State.SUCCEEDED]
-        if watched:
-            self._database.tell(connection, {"ended": watched})
-        if want is not None:
-            limits = {queue: limit if queue in granted else 0 for queue, limit in want.limits.items()}
-            found = self._claim(connection, replace(want, limits=limits, now=now))
-        adopted = self._unknown_to_us(connection, known | {row.id for row in found.rows}) if known is not None else ()
-        return Step(now, told, found, adopted)
-
-    def _claim(self, connection: Connection, want: Want) -> Found:
-        """Claim, and where the round has come to the last queue with room left, go on at the first."""
-        found = self._database.claim(connection, want)
-        rest = want.n - len(found.rows)
-        if not want.depth or found.visited == want.depth or not want.cursor or not rest:
-            return found
-        suspects = want.suspects and not any(row.deaths >= 2 for row in found.rows)
-        again = self._database.claim(connection, replace(want, n=rest, cursor="", suspects=int(suspects)))
-        again.rows = [*found.rows, *again.rows]  # whose turn it still was comes first
-        again.skipped += found.skipped
-        again.whole = True
-        return again
-
-    def _told_before(self, connection: Connection, said: Sequence[dict[str, Any]]) -> dict[str, Told]:
-        """Outcomes that an exchange had stored though it failed: nobody has claimed the job since."""
-        claims = {one["id"]: one["claim"] for one in said}
-        rows = connection.execute(
-            select(jobs.c.id, jobs.c.claim, jobs.c.state, jobs.c.watched).where(jobs.c.id.in_(list(claims)))
-        )
-        return {
-            row.id: Told(row.id, row.state, row.watched)
-            for row in rows
-            if row.claim == claims[row.id] and row.state != State.RUNNING
-        }
-
-    def _unknown_to_us(self, connection: Connection, known: set[str]) -> Sequence[Any]:
-        """Jobs that a failed exchange has claimed for us all the same."""
-        ours = (jobs.c.worker == self._presence.me) & (jobs.c.state == State.RUNNING)
-        return [row for row in connection.execute(select(jobs).where(ours)) if row.id not in known]
 
     def _look_again(self, hints: dict[str, None], sweeping: bool) -> bool:
         """Nothing was claimed this time: what may be ready is so still, and need not be asked for at once."""

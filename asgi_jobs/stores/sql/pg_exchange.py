@@ -1,0 +1,157 @@
+"""The exchange on PostgreSQL: outcomes in, jobs out, in one round trip.
+
+A function of the session (`pg_temp`) holds the statements, so that each has a snapshot of its own and the claim sees
+what the outcomes freed. Formulations that look simpler and are wrong: `ORDER BY seq LIMIT 1 FOR UPDATE SKIP LOCKED`
+for a queue's head (it slides to the second job when the first is locked, which a rollback then leaves behind), and
+outcomes and claim in one statement (one snapshot: the successor is not seen).
+"""
+
+from sqlalchemy import text
+
+CALL = text(
+    """
+    SELECT CAST(pg_temp.asgi_jobs_exchange(:space, :channel, :me, :now, CAST(:outcomes AS json), CAST(:known AS text[]),
+        :n, CAST(:tasks AS text[]), CAST(:hints AS text[]), CAST(:limits AS json), :cursor, :depth, :suspects) AS text)
+    """
+)
+
+FUNCTION = """
+CREATE OR REPLACE FUNCTION pg_temp.asgi_jobs_exchange(
+    p_space int, p_channel text, p_me int, p_now float8, p_outcomes json, p_known text[],
+    p_n int, p_tasks text[], p_hints text[], p_limits json, p_cursor text, p_depth int, p_suspects int)
+RETURNS json LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    v_told json[]; v_before json[]; v_jobs json[]; v_more json[]; v_adopted json[]; v_watched json;
+    v_locked text[] := '{}'; v_last text; v_visited int; v_skipped int; v_passed int; v_whole boolean := false;
+BEGIN
+    -- claims hold the gate shared; a pause, which waits for them, holds it alone
+    PERFORM pg_advisory_xact_lock_shared(p_space, 0);
+
+    IF p_outcomes IS NOT NULL THEN
+        WITH o AS MATERIALIZED (SELECT * FROM json_to_recordset(p_outcomes) AS o(
+            id text, claim bigint, state smallint, delay float8, uncounted int, error_type text, error_message text,
+            traceback text, attempts text, result text, uncommitted boolean,
+            progress text, log text, log_count int, moved_at float8)),
+        u AS (UPDATE asgi_jobs j SET
+            state = CASE WHEN j.state = 4 THEN 4 WHEN o.state <> 2 THEN o.state
+                WHEN j.cancel_at IS NOT NULL THEN 6 ELSE 2 END,
+            slot = CASE WHEN j.state = 3 AND o.state = 2 AND j.cancel_at IS NULL THEN j.slot END,
+            attempt = j.attempt - CASE WHEN j.state = 3 THEN coalesce(o.uncounted, 0) ELSE 0 END,
+            run_at = CASE WHEN j.state = 3 AND o.state = 2 THEN p_now + o.delay ELSE j.run_at END,
+            since_at = CASE WHEN j.state = 3 AND o.state = 2 AND j.cancel_at IS NULL THEN p_now ELSE j.since_at END,
+            started_at = CASE WHEN j.state = 4 OR o.state <> 2 OR j.cancel_at IS NOT NULL THEN j.started_at END,
+            finished_at = CASE WHEN j.state = 4 OR o.state <> 2 OR j.cancel_at IS NOT NULL
+                THEN coalesce(j.finished_at, greatest(p_now, j.started_at)) END,
+            error_type = CASE WHEN j.state = 3 THEN o.error_type END,
+            error_message = CASE WHEN j.state = 3 THEN o.error_message END,
+            traceback = CASE WHEN j.state = 3 THEN o.traceback END,
+            attempts = coalesce(o.attempts, j.attempts), result = coalesce(o.result, j.result),
+            uncommitted = coalesce(o.uncommitted, j.uncommitted),
+            progress = coalesce(o.progress, j.progress), log = coalesce(o.log, j.log),
+            log_count = coalesce(o.log_count, j.log_count), moved_at = coalesce(o.moved_at, j.moved_at),
+            waiting_at = NULL
+            FROM o WHERE j.id = o.id AND j.claim = o.claim AND (j.state = 3 OR (j.state = 4 AND j.slot IS NOT NULL))
+            RETURNING j.id, j.state, j.watched)
+        SELECT array_agg(json_build_array(id, state, watched)),
+            json_agg(id) FILTER (WHERE watched AND state >= 4) INTO v_told, v_watched FROM u;
+        -- stored by an exchange that failed all the same: nobody has claimed the job since
+        IF coalesce(cardinality(v_told), 0) < json_array_length(p_outcomes) THEN
+            SELECT array_agg(json_build_array(j.id, j.state, false)) INTO v_before
+            FROM json_to_recordset(p_outcomes) AS o(id text, claim bigint)
+            JOIN asgi_jobs j ON j.id = o.id AND j.claim = o.claim AND j.state <> 3
+            WHERE NOT EXISTS (SELECT 1 FROM unnest(v_told) t WHERE t ->> 0 = o.id);
+            v_told := v_told || v_before;
+        END IF;
+        IF v_watched IS NOT NULL THEN
+            PERFORM pg_notify(p_channel, json_build_object('ended', v_watched)::text);
+        END IF;
+    END IF;
+
+    -- of a queue with several slots, who claims first would leave others slots that do not fit their jobs
+    IF p_limits IS NOT NULL THEN
+        SELECT coalesce(array_agg(l.queue), '{}') INTO v_locked FROM json_to_recordset(p_limits) AS l(queue text)
+        WHERE NOT pg_try_advisory_xact_lock(hashtextextended(l.queue, p_space));
+    END IF;
+
+    WHILE p_n > 0 LOOP
+        WITH RECURSIVE
+        lim AS (SELECT l.queue, l.n FROM json_to_recordset(p_limits) AS l(queue text, n int)),
+        held AS MATERIALIZED (SELECT j.id, j.slot FROM asgi_jobs j WHERE j.state = 2 AND j.run_at <= p_now
+            AND j.deaths < 2 AND j.task = ANY(p_tasks)
+            AND NOT EXISTS (SELECT 1 FROM asgi_jobs_paused p WHERE p.queue = j.queue)
+            ORDER BY j.run_at, j.seq LIMIT p_n FOR UPDATE SKIP LOCKED),
+        suspects AS MATERIALIZED (SELECT j.id, j.slot FROM asgi_jobs j WHERE j.state = 2 AND j.run_at <= p_now
+            AND j.deaths >= 2 AND j.task = ANY(p_tasks)
+            AND NOT EXISTS (SELECT 1 FROM asgi_jobs_paused p WHERE p.queue = j.queue)
+            ORDER BY j.run_at, j.seq LIMIT least(p_suspects, greatest(0, p_n - (SELECT count(*) FROM held)))
+            FOR UPDATE SKIP LOCKED),
+        sweep(queue, k) AS (
+            (SELECT queue, 1 FROM asgi_jobs WHERE state = 1 AND queue IS NOT NULL AND queue > p_cursor
+                AND p_depth > 0 ORDER BY queue LIMIT 1)
+            UNION ALL SELECT x.queue, s.k + 1 FROM sweep s CROSS JOIN LATERAL (SELECT queue FROM asgi_jobs
+                WHERE state = 1 AND queue IS NOT NULL AND queue > s.queue ORDER BY queue LIMIT 1) x
+            WHERE s.k < p_depth),
+        -- count(*) and not NOT EXISTS, which becomes a hash join, so that the LIMIT no longer stops the recursion
+        swept AS MATERIALIZED (SELECT s.queue, s.k FROM sweep s WHERE (SELECT count(*) FROM (SELECT 1 FROM asgi_jobs t
+            WHERE t.queue = s.queue AND t.slot IS NOT NULL AND t.slot = 0 LIMIT 1) z) = 0 LIMIT p_n),
+        names AS (SELECT u.queue, coalesce((SELECT n FROM lim WHERE lim.queue = u.queue), 1) AS n FROM (
+            SELECT unnest(p_hints) COLLATE "C" AS queue UNION SELECT queue FROM swept
+            UNION SELECT queue FROM lim) u WHERE NOT EXISTS (SELECT 1 FROM asgi_jobs_paused p WHERE p.queue = u.queue)
+            AND NOT (u.queue = ANY(v_locked))),
+        heads AS MATERIALIZED (SELECT h.id, h.slot, h.rn FROM (
+            SELECT w.id, f.slot, f.rn,
+                bool_and(j.task = ANY(p_tasks)) OVER (PARTITION BY nm.queue ORDER BY f.rn) AS known
+            FROM names nm
+            CROSS JOIN LATERAL (SELECT g::smallint AS slot, row_number() OVER (ORDER BY g) AS rn
+                FROM generate_series(0, nm.n - 1) g WHERE (SELECT count(*) FROM (SELECT 1 FROM asgi_jobs t
+                    WHERE t.queue = nm.queue AND t.slot IS NOT NULL AND t.slot = g LIMIT 1) z) = 0) f
+            CROSS JOIN LATERAL (SELECT v.id, row_number() OVER (ORDER BY v.seq) AS rn FROM
+                (SELECT id, seq FROM asgi_jobs WHERE state = 1 AND queue IS NOT NULL AND queue = nm.queue
+                    ORDER BY seq LIMIT nm.n) v) w
+            JOIN asgi_jobs j ON j.id = w.id WHERE f.rn = w.rn) h
+            WHERE h.known ORDER BY h.rn LIMIT p_n),
+        free AS MATERIALIZED (SELECT id FROM asgi_jobs WHERE state = 1 AND queue IS NULL AND task = ANY(p_tasks)
+            ORDER BY seq LIMIT greatest(0, p_n - (SELECT count(*) FROM held) - (SELECT count(*) FROM suspects)
+                - least(p_n / 2, (SELECT count(*) FROM heads))) FOR UPDATE SKIP LOCKED),
+        picked AS MATERIALIZED (SELECT id, slot FROM heads ORDER BY rn LIMIT greatest(0, p_n
+            - (SELECT count(*) FROM held) - (SELECT count(*) FROM suspects) - (SELECT count(*) FROM free))),
+        -- a fixed set, looked at again under the lock: no other job of the queue may slip in for one that is locked
+        locked AS MATERIALIZED (SELECT j.id FROM asgi_jobs j WHERE j.id = ANY(ARRAY(SELECT id FROM picked))
+            AND j.state = 1 FOR UPDATE SKIP LOCKED),
+        c AS MATERIALIZED (SELECT id, slot FROM held UNION ALL SELECT id, slot FROM suspects
+            UNION ALL SELECT id, NULL::smallint FROM free
+            UNION ALL SELECT id, slot FROM picked WHERE id IN (SELECT id FROM locked)),
+        -- ANY(ARRAY()) and not a join: a computed LIMIT is estimated as a tenth of the table
+        u AS (UPDATE asgi_jobs j SET state = 3, slot = (SELECT c.slot FROM c WHERE c.id = j.id), worker = p_me,
+            claim = nextval('asgi_jobs_claim'), attempt = j.attempt + 1, started_at = p_now, waiting_at = NULL
+            WHERE j.id = ANY(ARRAY(SELECT id FROM c)) RETURNING j.*)
+        SELECT (SELECT array_agg(row_to_json(u) ORDER BY u.seq) FROM u),
+            (SELECT CASE WHEN count(*) < p_n THEN (SELECT max(queue) FROM sweep) ELSE max(queue) END FROM swept),
+            (SELECT CASE WHEN count(*) < p_n THEN (SELECT count(*) FROM sweep) ELSE p_depth END FROM swept),
+            (SELECT count(*) FROM picked) - (SELECT count(*) FROM locked)
+            INTO v_more, v_last, v_visited, v_passed;
+        v_jobs := v_jobs || v_more;
+        v_skipped := coalesce(v_skipped, 0) + v_passed;
+        p_n := p_n - coalesce(cardinality(v_more), 0);
+        -- the round has come to the last queue with room left: it goes on at the first, once
+        EXIT WHEN p_depth = 0 OR v_visited >= p_depth OR p_cursor = '' OR p_n <= 0;
+        p_cursor := '';
+        v_whole := true;
+        IF EXISTS (SELECT 1 FROM unnest(v_more) m WHERE (m ->> 'deaths')::int >= 2) THEN
+            p_suspects := 0;
+        END IF;
+    END LOOP;
+
+    -- claimed for us by an exchange that failed all the same
+    IF p_known IS NOT NULL THEN
+        SELECT array_agg(row_to_json(j)) INTO v_adopted FROM asgi_jobs j WHERE j.worker = p_me AND j.state = 3
+        AND NOT (j.id = ANY(p_known)) AND NOT EXISTS (SELECT 1 FROM unnest(v_jobs) m WHERE m ->> 'id' = j.id);
+    END IF;
+
+    RETURN json_build_object('told', array_to_json(v_told), 'jobs', array_to_json(v_jobs),
+        'adopted', array_to_json(v_adopted), 'last', v_last, 'visited', coalesce(v_visited, 0),
+        'skipped', coalesce(v_skipped, 0), 'whole', v_whole);
+END
+$$
+"""
