@@ -401,17 +401,36 @@ class Jobs:
         """How many of the records kept now are in each state."""
         return await self._ask(self._store.counts())
 
-    async def queues(self) -> list[QueueInfo]:
-        """The queues with unfinished jobs, the paused ones and the configured ones, by name."""
+    async def queues(self, names: Sequence[str] | None = None, limit: int | None = None) -> list[QueueInfo]:
+        """The queues with unfinished jobs, the paused ones and the configured ones, by name.
+
+        Args:
+            names: only these.
+            limit: of those that neither work nor are paused nor configured, only so many: which have waited longest.
+        """
         now, stuck_after = self._clock.monotonic(), self.settings.stuck_after.total_seconds()
-        standings = await self._ask(self._store.standings())
+        standings = await self._ask(self._store.standings(names, limit))
         epoch = self._engine.epoch
         return [describe(standing, now, stuck_after, epoch) for standing in sorted(standings, key=lambda s: s.name)]
 
+    async def queue_count(self) -> int:
+        """How many queues there are."""
+        return await self._ask(self._store.queue_count())
+
     async def place(self, id: str) -> Place | None:
         """Where a queued job stands in its queue; None when it stands in none."""
-        place = await self._ask(self._store.place(await self._record(id)))
-        return None if place is None else Place(place.position, view_of(place.behind, self) if place.behind else None)
+        return (await self._places([await self._record(id)])).get(id)
+
+    async def places(self, jobs: Sequence[Job]) -> dict[str, Place]:
+        """Where queued jobs stand in their queues, by id; those that stand in none are left out."""
+        return await self._places([job._record for job in jobs])
+
+    async def _places(self, records: Sequence[Record]) -> dict[str, Place]:
+        found = await self._ask(self._store.places(records))
+        return {
+            id: Place(position, view_of(behind, self) if behind is not None else None)
+            for id, (position, behind) in found.items()
+        }
 
     async def health(self) -> Health:
         """Whether the engine runs, its store answers and its loop is free; with reasons for people."""
@@ -426,18 +445,22 @@ class Jobs:
         ok = not reasons
         if ok or not self.durable:
             try:
-                queues = [info for info in await self.queues() if info.blocked_by]
+                queues = [info for info in await self.queues(limit=0) if info.blocked_by]
             except StoreError as error:  # it has gone away this moment
                 return Health(False, [str(error)])
             reasons += [f"queue {info.name!r} is blocked by job {info.blocked_by}" for info in queues]
         return Health(ok, reasons)
 
-    async def workers(self) -> list[WorkerInfo]:
-        """The processes that have a durable store open; in memory there are none but this one, and it is not listed."""
+    async def workers(self, *, running: bool = True) -> list[WorkerInfo]:
+        """The processes that have a durable store open; in memory there are none but this one, and it is not listed.
+
+        Args:
+            running: whether the jobs that each runs are wanted, too.
+        """
         durable = self._engine.durable
         if durable is None:
             return []
-        return [worker_info(worker, self) for worker in await self._on_loop(durable.store.workers())]
+        return [worker_info(worker, self) for worker in await self._on_loop(durable.store.workers(running=running))]
 
     async def unknown_tasks(self) -> dict[str, int]:
         """Tasks that no living worker declares, and how many unfinished jobs they have: those wait until one does."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Place(NamedTuple):
-    """Where a queued job stands: 1 is the next; behind whom."""
+    """Where a queued job stands: 1 is the next, 1,001 all that is further behind than 1,000; behind whom."""
 
     position: int
     behind: Job | None
@@ -59,9 +59,11 @@ class WorkerInfo:
         started_at: when it opened the store.
         seen_at: when it was last known to be alive.
         alive: whether it is known to live now.
+        standby: it would run jobs, but another process does: of a SQLite store one at a time.
         concurrency: how many jobs it runs at once; 0: it only enqueues and shows.
         tasks: the keys of the tasks that it declares; only those does it run.
-        running: the jobs that it runs.
+        busy: how many jobs it runs.
+        running: those jobs, where they were asked for.
     """
 
     id: int
@@ -70,8 +72,10 @@ class WorkerInfo:
     started_at: datetime
     seen_at: datetime
     alive: bool
+    standby: bool
     concurrency: int
     tasks: tuple[str, ...]
+    busy: int
     running: list[Job]
 
 
@@ -84,8 +88,10 @@ def worker_info(worker: Worker, engine: Engine) -> WorkerInfo:
         started_at=datetime.fromtimestamp(worker.started, UTC),
         seen_at=datetime.fromtimestamp(worker.seen, UTC),
         alive=worker.alive,
+        standby=worker.standby,
         concurrency=worker.concurrency,
         tasks=worker.tasks,
+        busy=worker.busy,
         running=[view_of(record, engine) for record in worker.running],
     )
 

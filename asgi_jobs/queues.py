@@ -31,6 +31,7 @@ def describe(standing: Standing, now: float, stuck_after: float, epoch: Epoch) -
         blocked_since=None if blocked_since is None else epoch.date(blocked_since),
         waiting_at=_waiting_at(blocking) if blocking else None,
         last_error=_one_line(standing.last_failed),
+        head=standing.head.id if standing.head is not None else None,
     )
 
 

@@ -371,21 +371,23 @@ def test_what_a_web_process_enqueues_a_worker_runs(
 
 
 @example(("More than one machine", 3))
-async def test_alembic_knows_the_tables_and_they_need_not_be_made(
-    load: Load, directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.postgresql
+async def test_alembic_knows_the_tables_and_they_need_not_be_made(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     models = ModuleType("shop.models")
     models.Base = declarative_base()  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "shop", ModuleType("shop"))
     monkeypatch.setitem(sys.modules, "shop.models", models)
     target = load().target_metadata
-    engine = create_engine(f"sqlite:///{directory}/shop.db")
-    with engine.begin() as connection:
-        migrate(connection, target)
-        assert not compare_metadata(MigrationContext.configure(connection), target)
-    engine.dispose()
-    async with Jobs(store=f"sqlite+aiosqlite:///{directory}/shop.db", create_tables=False) as jobs:
-        assert await jobs.find() == []
+    with postgres.own_database("alembic") as url:
+        engine = create_engine(url.replace("asyncpg", "psycopg"))
+        with engine.begin() as connection:
+            migrate(connection, target)
+            assert not compare_metadata(MigrationContext.configure(connection), target)
+        engine.dispose()
+        async with Jobs(store=url, create_tables=False) as jobs:
+            task = jobs.task(print)
+            job = await task.enqueue("a job")
+            assert (await job.wait(timedelta(seconds=20))).state is JobState.SUCCEEDED
 
 
 def migrate(connection: Connection, target: Any) -> None:

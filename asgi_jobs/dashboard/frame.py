@@ -98,7 +98,7 @@ def frame(
         home=_home(settings.home_url),
         nav=[Nav(word, visit.links.to(path), name == page) for name, word, path in pages],
         updated=words.clock(now),
-        tabs=siteview.tabs(pulse.counts, visit.links, listed) if pulse else [],
+        tabs=siteview.tabs(pulse.counts if pulse else None, visit.links, listed),
         notices=notices(jobs, visit, pulse, now, page),
         flash=flash(query),
         retention=kept,

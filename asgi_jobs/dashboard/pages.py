@@ -115,10 +115,10 @@ async def holders_of(ask: Ask, queues: Sequence[QueueInfo]) -> dict[str, Job]:
 def queue_rows(ask: Ask, queues: Sequence[QueueInfo], holders: Mapping[str, Job], back: str) -> list[siteview.QueueRow]:
     """Queues as rows, each with the job that holds its slot."""
     links, now, may_act = ask.visit.links, ask.jobs.now(), ask.visit.may_act
-    missing = ask.pulse.held_up
+    lacking = ask.pulse.held_up
     return [
         siteview.queue_row(
-            queue, holders.get(queue.name), links, now, back=back, may_act=may_act, missing=missing.get(queue.name, "")
+            queue, holders.get(queue.name), links, now, back=back, may_act=may_act, lacks=lacking.get(queue.name, "")
         )
         for queue in queues
     ]

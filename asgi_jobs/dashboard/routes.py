@@ -259,7 +259,8 @@ def _said_of(error: Exception) -> tuple[int, str, dict[str, str]]:
     if isinstance(error, HTTPException):
         return error.status_code, error.detail, dict(error.headers or {})
     status = next((status for kind, status in STATUS.items() if isinstance(error, kind)), 400)
-    return status, str(error) or type(error).__name__, {}
+    said = str(error) or type(error).__name__
+    return status, f"{said[:1].upper()}{said[1:]}", {}
 
 
 def _heading(error: Exception, status: int) -> str:

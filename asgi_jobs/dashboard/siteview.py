@@ -79,12 +79,12 @@ class Tab:
 
 
 def queue_row(
-    queue: QueueInfo, holder: Job | None, links: Links, now: datetime, *, back: str, may_act: bool, missing: str = ""
+    queue: QueueInfo, holder: Job | None, links: Links, now: datetime, *, back: str, may_act: bool, lacks: str = ""
 ) -> QueueRow:
-    """A queue as a row. `missing`: the task of a job that waits in it, which no worker knows."""
+    """A queue as a row. `lacks`: the task of a job that waits in it and that no worker knows, or "" for no such job."""
     state, said, notes = _queue_now(queue, holder, links, now)
-    if missing and holder is None and queue.paused_since is None:
-        state, said = LOOKS["unknown"], (Link(shown(missing), links.jobs(task=missing)),)
+    if lacks and holder is None and queue.paused_since is None:
+        state, said = LOOKS["unknown"], (Link(shown(lacks), links.jobs(task=lacks)),)
     if queue.last_error and state is not LOOKS["blocked"]:
         notes = [*notes, Note((f"Last error: {shown(queue.last_error)}",))]
     late = queue.oldest_wait is not None and queue.oldest_wait > LONG_WAIT.total_seconds()
@@ -217,8 +217,13 @@ def _last_said(job: Job, now: datetime) -> Parts:
 # The frame
 
 
-def tabs(counts: dict[JobState, int], links: Links, current: str | None) -> list[Tab]:
-    """The strip of counts. `current`: the state that the list shows, "" for all; None away from it."""
+def tabs(counts: dict[JobState, int] | None, links: Links, current: str | None) -> list[Tab]:
+    """The strip of counts; None: nobody knows them.
+
+    `current`: the state that the list shows, "" for all; None away from it.
+    """
+    if counts is None:
+        return [Tab("Jobs", "?", links.jobs(), "zero", current=False)]
     made = [
         Tab(
             word=str(state).capitalize(),

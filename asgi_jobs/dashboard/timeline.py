@@ -116,6 +116,8 @@ def _under_way(job: Job, now: datetime) -> list[Step]:
         at = words.clock(job.started_at, now)
         if job.attempt > 1:
             return [Step("running", "", f"{words.ordinal(job.attempt)} try started", at)]
+        if job.attempts:
+            return [Step("running", "", "Started again", at)]
         due = max(job.enqueued_at, job.run_at) if job.run_at else job.enqueued_at
         return [Step("running", "", f"Started after {words.took(job.started_at - due)}", at)]
     if job.held and job.run_at is not None and not job.state.finished:

@@ -186,6 +186,8 @@ def due(job: Job) -> datetime:
 def waited(job: Job, now: datetime) -> Part:
     """How long it waited for its first start, or waits for it."""
     start = first_start(job)
+    if job.deaths and not job.attempts:  # a list does not read them, and the last start is not the first
+        return ""
     if start is not None:
         return words.took(start - due(job))
     return words.since(due(job), now) if job.state is JobState.QUEUED else ""

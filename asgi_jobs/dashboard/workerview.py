@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 RUNNING_SHOWN = 10
 START_ONE: Parts = (
-    "Every process that has the store open only enqueues (",
-    Code("concurrency=0"),
-    "). Start one: ",
+    "Start one with ",
     Code("python -m asgi_jobs worker module:jobs"),
+    "; a process with ",
+    Code("concurrency=0"),
+    " only enqueues.",
 )
 
 

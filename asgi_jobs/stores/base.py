@@ -93,6 +93,7 @@ class QueueInfo:
         blocked_by, blocked_since: the job that the first in line has waited for too long, and since when.
         waiting_at: where in the code that job waits, as `file:line in function`.
         last_error: one line: the last failure of a record still kept.
+        head: the id of the first in line.
     """
 
     name: str
@@ -106,15 +107,20 @@ class QueueInfo:
     blocked_since: datetime | None = None
     waiting_at: str | None = None
     last_error: str | None = None
+    head: str | None = None
+
+
+COUNTED = 1_000
+"""Places in a queue that are counted out; who stands further behind is told just that."""
 
 
 class Place(NamedTuple):
     """Where a queued job stands in its queue."""
 
     position: int
-    """1 is the next."""
+    """1 is the next. Not counted beyond `COUNTED`: one more than that stands for all that is further behind."""
     behind: Record | None
-    """The job before it: the one just ahead in line, or the one that holds the slot."""
+    """The job before it: the one just ahead in line, or the one that holds the slot; None where it is not counted."""
 
 
 @dataclass(slots=True)
@@ -153,9 +159,11 @@ class Worker:
         started: wall time, by the store's clock.
         seen: when it was last known to be alive, likewise.
         alive: whether it is known to live now.
+        standby: it would run jobs, but another does (SQLite).
         concurrency: how many jobs it runs at once; 0: it only enqueues and shows.
         tasks: the keys that it declares.
-        running: what it runs.
+        busy: how many jobs it runs.
+        running: those jobs, where they were asked for.
     """
 
     id: int
@@ -164,8 +172,10 @@ class Worker:
     started: float
     seen: float
     alive: bool
+    standby: bool
     concurrency: int
     tasks: tuple[str, ...]
+    busy: int
     running: tuple[Record, ...]
 
 
@@ -284,16 +294,26 @@ class Store(Protocol):
         """End what waits and would be lost with the process; nothing where jobs are durable."""
         ...
 
-    def standings(self) -> Answer[list[Standing]]:
-        """The queues with unfinished jobs, the paused ones and the configured ones."""
+    def standings(self, names: Sequence[str] | None = None, limit: int | None = None) -> Answer[list[Standing]]:
+        """The queues with unfinished jobs, the paused ones and the configured ones.
+
+        Args:
+            names: only these.
+            limit: of those that are neither paused nor configured nor at work, only so many: whose first job has
+                waited longest.
+        """
+        ...
+
+    def queue_count(self) -> Answer[int]:
+        """How many queues `standings` would tell of."""
         ...
 
     def holders(self, record: Record) -> Answer[Sequence[Record]]:
         """Who has the slots of the queue of a job that waits or is delayed; nobody when one of them is free."""
         ...
 
-    def place(self, record: Record) -> Answer[Place | None]:
-        """Where a queued job stands in its queue; None when it does not."""
+    def places(self, records: Sequence[Record]) -> Answer[dict[str, Place]]:
+        """Where queued jobs stand in their queues, by id; those that stand in none are left out."""
         ...
 
     def propose(self, record: Record, tick: float) -> Answer[bool]:
@@ -359,8 +379,8 @@ class DurableStore(Store, Protocol):
         """Take a running job away from its process, as if that had died; None: it does not run."""
         ...
 
-    async def workers(self) -> list[Worker]:
-        """The processes that have the store open."""
+    async def workers(self, *, running: bool = True) -> list[Worker]:
+        """The processes that have the store open, with what they run."""
         ...
 
     async def unknown_tasks(self) -> dict[str, int]:

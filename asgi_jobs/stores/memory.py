@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, nsmallest
 from itertools import dropwhile, islice
+from math import inf
 from threading import Lock
 from time import monotonic as real_monotonic
 from typing import Any
@@ -14,6 +15,7 @@ from asgi_jobs.errors import QueueFull
 from asgi_jobs.job import ATTEMPTS_KEPT, Attempt, Details, JobState, Record
 from asgi_jobs.stores.archive import Archive
 from asgi_jobs.stores.base import (
+    COUNTED,
     Callbacks,
     Cancelled,
     Claimed,
@@ -551,14 +553,38 @@ class MemoryStore:
             waiting = [r for r in self._records.values() if r.state is QUEUED or r.state is SCHEDULED]
         return self.cancel([record.id for record in waiting], reason).ended
 
-    def standings(self) -> list[Standing]:
+    def standings(self, names: Sequence[str] | None = None, limit: int | None = None) -> list[Standing]:
         """See `Store.standings`."""
         with self._lock:
-            lanes = dict(self._lanes)
-            for _, _, record in self._delayed:  # a delayed job has no place in its queue, but the queue has it
-                if record.state is SCHEDULED and record.queue is not None and record.queue not in lanes:
-                    lanes[record.queue] = Lane(record.queue, self._limits.get(record.queue, 1))
+            lanes = self._all_lanes()
+            if names is not None:
+                lanes = {name: lanes[name] for name in names if name in lanes}
+            if limit is not None:
+                lanes = self._first_lanes(lanes, limit)
             return [self._standing(lane) for lane in lanes.values()]
+
+    def queue_count(self) -> int:
+        """See `Store.queue_count`."""
+        with self._lock:
+            return len(self._all_lanes())
+
+    def _all_lanes(self) -> dict[str, Lane]:
+        lanes = dict(self._lanes)
+        for _, _, record in self._delayed:  # a delayed job has no place in its queue, but the queue has it
+            if record.state is SCHEDULED and record.queue is not None and record.queue not in lanes:
+                lanes[record.queue] = Lane(record.queue, self._limits.get(record.queue, 1))
+        return lanes
+
+    def _first_lanes(self, lanes: dict[str, Lane], limit: int) -> dict[str, Lane]:
+        """Those that are at work, paused or configured, and of the others those that have waited longest."""
+        chosen, others = {}, []
+        for name, lane in lanes.items():
+            if lane.holders or lane.paused is not None or name in self._limits:
+                chosen[name] = lane
+            else:
+                others.append(lane)
+        oldest = nsmallest(limit, others, key=lambda lane: lane.head.since if lane.head is not None else inf)
+        return chosen | {lane.name: lane for lane in oldest}
 
     def _standing(self, lane: Lane) -> Standing:
         return Standing(
@@ -578,18 +604,17 @@ class MemoryStore:
             return ()
         return tuple(lane.holders)
 
-    def place(self, record: Record) -> Place | None:
-        """See `Store.place`."""
+    def places(self, records: Sequence[Record]) -> dict[str, Place]:
+        """See `Store.places`."""
         with self._lock:
-            lane = record.lane
-            if lane is None or record.state is not QUEUED or record.held:
-                return None
-            before = next(iter(lane.holders), None)
-            for position, waiting in enumerate(lane.waiting(), 1):
-                if waiting is record:
-                    return Place(position, before)
-                before = waiting
-            return None
+            wanted: dict[Lane, set[Record]] = {}
+            for record in records:
+                if record.lane is not None and record.state is QUEUED and not record.held:
+                    wanted.setdefault(record.lane, set()).add(record)
+            places: dict[str, Place] = {}
+            for lane, ours in wanted.items():
+                places |= _places_in(lane, ours)
+            return places
 
     def waiting_in(self, queue: str, limit: int) -> list[Record]:
         """See `Store.waiting_in`."""
@@ -602,6 +627,19 @@ class MemoryStore:
                 held = [r for r in (lane.holders if lane else ()) if r.state is QUEUED]
                 waiting.extend(held)
             return waiting
+
+
+def _places_in(lane: Lane, ours: set[Record]) -> dict[str, Place]:
+    """The places of some jobs of one lane."""
+    places: dict[str, Place] = {}
+    before = next(iter(lane.holders), None)
+    for position, waiting in enumerate(islice(lane.waiting(), COUNTED), 1):
+        if waiting in ours:
+            places[waiting.id] = Place(position, before)
+            if len(places) == len(ours):
+                return places
+        before = waiting
+    return {record.id: Place(COUNTED + 1, None) for record in ours} | places
 
 
 def _may_be_ready(item: Record | Lane) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import httpx
 import pytest
@@ -10,6 +11,8 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from asgi_jobs import Jobs
+
+from .fleet import Shop, opened
 
 Site = Callable[[Jobs], httpx.AsyncClient]
 
@@ -34,3 +37,11 @@ async def site() -> AsyncIterator[Site]:
     yield mount
     for client in clients:
         await client.aclose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def shop(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Shop]:
+    """A database with a web process on it, which runs nothing."""
+    async with opened(request.param, tmp_path) as shop:
+        await shop.open_web()
+        yield shop

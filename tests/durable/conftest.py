@@ -9,7 +9,7 @@ import pytest
 
 from asgi_jobs import Jobs
 from tests.durable.server import Server, own_server
-from tests.durable.worker import Stage, declare, hurried
+from tests.durable.worker import Stage, declare, hurried, impatient
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +34,7 @@ async def start(stage: Stage) -> AsyncIterator[Callable[..., Any]]:
             jobs = hurried(Jobs(store=store, **options), grace, beat)
             tasks = declare(jobs, stage)
             await stack.enter_async_context(jobs)
+            impatient(jobs)
             return jobs, tasks
 
         yield started

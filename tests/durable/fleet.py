@@ -4,47 +4,48 @@ from __future__ import annotations
 
 import asyncio
 import json
+import multiprocessing
 import os
 import signal
-import sys
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
+from multiprocessing.process import BaseProcess
 from typing import Any
 
-from tests.durable.worker import Stage
+from tests.durable.worker import Stage, main
 
-ROOT = Path(__file__).parents[2]
 PACE = {"grace": 0.5, "beat": 0.1}
+DIED = "asgi_jobs.errors.ProcessDied"
+PROCESSES = multiprocessing.get_context("forkserver")  # what all need is imported once
+PROCESSES.set_forkserver_preload(["pytest", "asyncpg", "asgi_jobs.stores.sql", "tests.durable.worker"])
 
 
 class Worker(Stage):
     """A process that runs jobs; what is said there is heard here."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: BaseProcess, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         super().__init__()
         self._process = process
-        self._hearing = asyncio.create_task(self._hear())
+        self._writer = writer
+        self._hearing = asyncio.create_task(self._hear(reader))
 
     @property
     def pid(self) -> int:
+        assert self._process.pid is not None
         return self._process.pid
 
-    async def _hear(self) -> None:
-        assert self._process.stdout is not None
-        while line := await self._process.stdout.readline():
-            try:
+    async def _hear(self, reader: asyncio.StreamReader) -> None:
+        with suppress(OSError):
+            while (line := await reader.readline()).endswith(b"\n"):
                 self.say(*json.loads(line))
-            except ValueError:
-                self.say("printed", line.decode().rstrip())
 
     async def up(self) -> None:
         await self.hears("up", self.pid)
 
     def tell(self, *words: str) -> None:
         """A line for it to read."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{' '.join(words)}\n".encode())
+        self._writer.write(f"{' '.join(words)}\n".encode())
 
     def open(self, text: str) -> None:
         """Let the job of this text go on."""
@@ -70,25 +71,23 @@ class Worker(Stage):
 
     async def end(self) -> None:
         """An orderly end, or else the other."""
-        if self._process.returncode is None:
-            with suppress(ProcessLookupError):
-                self.thaw()
-            if self._process.stdin is not None:
-                self._process.stdin.close()
-            try:
-                async with asyncio.timeout(10):
-                    await self._process.wait()
-            except TimeoutError:
-                self.kill()
-        await self._process.wait()
+        if self._process.is_alive():
+            self.thaw()
+            with suppress(OSError):
+                self._writer.write_eof()
+            await asyncio.to_thread(self._process.join, 10)
+            self._process.kill()
+        await asyncio.to_thread(self._process.join)
         self._hearing.cancel()  # a child of it may still have the other end
         await asyncio.wait((self._hearing,))
-        self._process._transport.close()  # type: ignore[attr-defined]
+        self._writer.transport.abort()
 
 
 @asynccontextmanager
-async def worker(store: Any, *, wait: bool = True, pace: dict[str, float] | None = None, **options: Any) -> AsyncIterator[Worker]:
-    """A worker process on a store; its output is shown when the test fails.
+async def worker(
+    store: Any, *, wait: bool = True, pace: dict[str, float] | None = None, **options: Any
+) -> AsyncIterator[Worker]:
+    """A worker process on a store; what it said is shown when the test fails.
 
     Args:
         store: the store's URL.
@@ -96,12 +95,11 @@ async def worker(store: Any, *, wait: bool = True, pace: dict[str, float] | None
         pace: its grace and its beat.
         options: of its `Jobs`; `only`: the tasks that it declares.
     """
-    given = json.dumps({"pace": pace or PACE, **options})
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.durable.worker", str(store), given,
-        cwd=ROOT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
-    made = Worker(process)
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = PROCESSES.Process(target=main, args=(theirs, str(store), {"pace": pace or PACE, **options}))
+        process.start()
+    made = Worker(process, *await asyncio.open_connection(sock=ours))
     try:
         if wait:
             await made.up()

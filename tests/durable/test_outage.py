@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from asgi_jobs import Jobs, JobState, StoreAway
 from tests.durable.fleet import worker
 from tests.durable.proxy import Proxy, proxy
 from tests.durable.server import Server, until
-from tests.durable.worker import Stage, declare, hurried
+from tests.durable.worker import Stage, declare, hurried, impatient
 
 pytestmark = pytest.mark.postgresql
 Start = Callable[..., Any]
@@ -147,7 +148,9 @@ async def test_a_silence_longer_than_the_grace_ends_what_runs_and_it_runs_again(
     assert stage.texts("began") == ["long", "long"]
     assert stage.texts("ran") == ["first", "second", "third"]
     assert (await jobs.counts())[JobState.SUCCEEDED] == 4
-    assert outages(complaints()) in (["away", "given up", "back"], ["given up", "away", "back"])
+    said = outages(complaints())
+    said.remove("given up")
+    assert said in ([], ["away", "back"]), "the late answer may still have come in time for the transactions"
 
 
 async def test_what_must_ask_the_database_raises_while_it_is_away_and_says_so_soon(
@@ -192,12 +195,11 @@ async def test_a_process_that_is_cut_off_stops_before_another_one_takes_over(
 async def test_an_application_stops_in_time_while_the_database_is_away(
     server: Server, database: str, wire: Proxy, away: str, stage: Stage, complaints: Complaints
 ) -> None:
-    from datetime import timedelta
-
     jobs = hurried(Jobs(store=away, shutdown_timeout=timedelta(seconds=3)), grace=2.0)
     tasks = declare(jobs, stage)
     async with asyncio.timeout(8):
         async with jobs:
+            impatient(jobs)
             running = await jobs.enqueue(tasks["hold"], "running")
             await stage.hears("began", "running")
             wire.fall_silent()

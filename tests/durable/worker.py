@@ -1,4 +1,4 @@
-"""A process that runs jobs: what happens in it is printed, what it is to do is read. `python -m tests.durable.worker`."""
+"""Tasks whose doings can be followed, and a process that runs them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import os
-import sys
+import socket
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -43,11 +43,15 @@ class Stage:
         return [said[1] for said in self.said if said[0] == kind]
 
 
-class Printed(Stage):
-    """The same, for who reads it in another process."""
+class Told(Stage):
+    """The same, for who listens in another process."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        super().__init__()
+        self._listener = listener
 
     def say(self, *words: Any) -> None:
-        print(json.dumps(words), flush=True)
+        self._listener.sendall(json.dumps(words).encode() + b"\n")
 
 
 def declare(jobs: Jobs, stage: Stage, only: Sequence[str] = ()) -> dict[str, Task[Any, Any]]:
@@ -98,24 +102,33 @@ def declare(jobs: Jobs, stage: Stage, only: Sequence[str] = ()) -> dict[str, Tas
     return {task.__name__: jobs.task(key=task.__name__)(task) for task in wanted}
 
 
-def hurried(jobs: Jobs, grace: float = 1.0, beat: float = 0.1, patience: float = 2.0) -> Jobs:
+def hurried(jobs: Jobs, grace: float = 1.0, beat: float = 0.1) -> Jobs:
     """The same with shorter waits than an application has."""
     store: Any = jobs._store
-    store.grace, store.beat, store._patience = grace, beat, store._patience and patience
+    store.grace, store.beat = grace, beat
     return jobs
 
 
-class ToStdout(logging.Handler):
-    """What is logged, for who reads it in another process."""
+def impatient(jobs: Jobs, seconds: float = 1.0) -> None:
+    """From now on its transactions may take no longer."""
+    store: Any = jobs._store
+    store._patience = store._patience and seconds
+
+
+class LogTold(logging.Handler):
+    """What is logged is said, too."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__(logging.INFO)
+        self._stage = stage
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(json.dumps(["log", record.levelname, record.name, record.getMessage()]), flush=True)
+        self._stage.say("log", record.levelname, record.name, record.getMessage())
 
 
-async def serve(stage: Stage, jobs: Jobs, tasks: dict[str, Task[Any, Any]]) -> None:
-    """Run jobs, and open the gates that are named on stdin, until that is closed."""
-    reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+async def serve(stage: Stage, jobs: Jobs, tasks: dict[str, Task[Any, Any]], wire: socket.socket) -> None:
+    """Run jobs, open the gates that are named and enqueue what is asked for, until there is nobody to ask."""
+    reader, writer = await asyncio.open_connection(sock=wire.dup())
     async with jobs:
         stage.say("up", os.getpid())
         while line := await reader.readline():
@@ -127,18 +140,13 @@ async def serve(stage: Stage, jobs: Jobs, tasks: dict[str, Task[Any, Any]]) -> N
                 job = await jobs.using(**given["options"]).enqueue(tasks[given["task"]], *given["args"])
                 stage.say("enqueued", job.id)
     stage.say("down")
+    writer.close()
 
 
-def main(store: str, options: str) -> None:
-    logging.basicConfig(level=logging.INFO, handlers=[ToStdout()])
-    given = json.loads(options)
-    pace = given.pop("pace", {})
-    only = given.pop("only", ())
-    jobs = Jobs(store=store, shutdown_timeout=STOPPED_WITHIN, **given)
-    stage = Printed()
-    tasks = declare(jobs, stage, only)
-    asyncio.run(serve(stage, hurried(jobs, **pace), tasks))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+def main(wire: socket.socket, store: str, options: dict[str, Any]) -> None:
+    """The process: with a `Jobs` of these options, and `pace` and `only`."""
+    stage = Told(wire)
+    logging.basicConfig(level=logging.INFO, handlers=[LogTold(stage)])
+    pace, only = options.pop("pace", {}), options.pop("only", ())
+    jobs = hurried(Jobs(store=store, shutdown_timeout=STOPPED_WITHIN, **options), **pace)
+    asyncio.run(serve(stage, jobs, declare(jobs, stage, only), wire))

@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
@@ -133,6 +133,28 @@ async def test_a_row_that_cannot_be_written_fails_the_commit(rig: tuple[Jobs, La
 
     with pytest.raises(NotStored):
         await job.wait()
+
+
+async def test_a_commit_that_fails_after_the_row_was_written_leaves_nothing_behind(
+    rig: tuple[Jobs, LaterStore], engine: AsyncEngine
+) -> None:
+    jobs, store = rig
+    async with AsyncSession(engine) as session:
+        job = jobs.enqueue(work, on_commit=session)
+        event.listen(session.sync_session, "before_commit", fail)  # after ours
+        with pytest.raises(ConnectionError):
+            await session.commit()
+        await session.rollback()
+
+    with pytest.raises(NotStored, match="rolled back"):
+        await job.wait()
+    assert store.rows == [job._record]  # which the database has rolled back
+    assert jobs._engine.durable is not None
+    assert jobs._engine.durable.entrance._written == set()
+
+
+def fail(_: Session) -> None:
+    raise ConnectionError("at the commit")
 
 
 async def test_a_job_of_a_savepoint_that_the_root_commits_over_is_stored_after_the_commit(

@@ -166,7 +166,7 @@ class Bench:
         return next((standing for standing in standings if standing.name == queue), None)
 
     async def place(self, record: Record) -> tuple[int, str | None] | None:
-        place = await resolve(self.store.place(await self.get(record)))
+        place = (await resolve(self.store.places([await self.get(record)]))).get(record.id)
         return None if place is None else (place.position, place.behind.name if place.behind else None)
 
     async def counts(self) -> dict[JobState, int]:

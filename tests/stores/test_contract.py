@@ -11,7 +11,7 @@ import pytest
 from asgi_jobs.engine.dispatcher import resolve
 from asgi_jobs.errors import QueueFull
 from asgi_jobs.job import ALLOWED, JobError, JobState, Record
-from asgi_jobs.stores.base import Query, Verdict
+from asgi_jobs.stores.base import COUNTED, Query, Verdict
 from tests.stores.bench import Bench, Ended, names
 
 SCHEDULED, QUEUED, RUNNING = JobState.SCHEDULED, JobState.QUEUED, JobState.RUNNING
@@ -645,6 +645,15 @@ async def test_places_count_from_the_next_and_name_who_stands_before(store: Benc
     assert [await store.place(job) for job in jobs] == [None, None, (1, "a")]
 
 
+async def test_places_of_many_are_told_at_once_and_counted_out_to_a_thousand(store: Bench) -> None:
+    jobs = await store.queue("deep", *(str(n) for n in range(COUNTED + 2)))
+    (other,) = await store.queue("other", "other")
+    places = await resolve(store.store.places([jobs[1], jobs[COUNTED - 1], jobs[COUNTED], jobs[-1], other]))
+    assert [places[job.id].position for job in (jobs[1], jobs[COUNTED - 1], other)] == [2, COUNTED, 1]
+    assert [places[job.id] for job in (jobs[COUNTED], jobs[-1])] == [(COUNTED + 1, None)] * 2
+    assert places[jobs[1].id].behind is jobs[0]
+
+
 async def test_jobs_without_a_queue_delayed_held_and_finished_ones_have_no_place(store: Bench) -> None:
     (lone,) = await store.queue(None, "lone")
     (delayed,) = await store.queue("q", "delayed", delay=5)
@@ -687,6 +696,45 @@ async def test_configured_queues_are_listed_though_nothing_is_in_them(make: Make
     standing = await store.standing("wide")
     assert standing is not None
     assert (standing.limit, standing.queued, standing.holders, standing.head) == (2, 0, [], None)
+
+
+async def test_standings_of_some_names_leave_the_others_out(make: Make) -> None:
+    store = await make(limits={"wide": 2})
+    await store.queue("a", "a1")
+    await store.queue("b", "b1")
+    await store.queue("c", "c1", delay=5)
+    standings = await resolve(store.store.standings(["a", "c", "unknown"]))
+    assert sorted(standing.name for standing in standings) == ["a", "c"]
+    assert await resolve(store.store.standings([])) == []
+
+
+async def test_limited_standings_are_those_at_work_paused_or_configured_and_the_oldest_others(make: Make) -> None:
+    store = await make(limits={"wide": 2})
+    await resolve(store.store.pause("paused"))
+    await store.queue("works", "running", "waiting")
+    await store.claim()
+    for name in ("first", "second", "third"):
+        store.now += 1
+        await store.queue(name, name)
+    standings = {s.name: s for s in await resolve(store.store.standings(None, 2))}
+    assert sorted(standings) == ["first", "paused", "second", "wide", "works"]
+    assert (standings["works"].queued, standings["second"].queued) == (1, 1)
+    assert standings["works"].head is not None
+    assert standings["works"].head.name == "waiting"
+    assert sorted(s.name for s in await resolve(store.store.standings(None, 0))) == ["paused", "wide", "works"]
+
+
+async def test_queues_are_counted_as_they_are_listed(make: Make) -> None:
+    store = await make(limits={"wide": 2})
+    assert await resolve(store.store.queue_count()) == 1
+    await store.queue("a", "a1", "a2")
+    await store.queue("wide", "w1")
+    await store.queue("delayed", "d", delay=5)
+    await resolve(store.store.pause("a"))
+    await resolve(store.store.pause("empty"))
+    await store.queue(None, "lone")
+    assert await resolve(store.store.queue_count()) == 4
+    assert len(await resolve(store.store.standings())) == 4
 
 
 async def test_queue_names_used_once_are_not_listed_any_more(store: Bench) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
@@ -145,7 +146,8 @@ class Rows:
         if task is None:
             return
         if row.result is not None:
-            details.value = task.codec.decode_result(row.result)
+            with suppress(ArgumentsUnreadable):  # the annotation has changed since: there is no value to be had
+                details.value = task.codec.decode_result(row.result)
         if record.finished is not None:  # it may be run again
             try:
                 record.args, record.kwargs = task.codec.decode(row.args)
