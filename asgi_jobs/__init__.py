@@ -35,6 +35,7 @@ from asgi_jobs.info import Health, TaskInfo, WorkerInfo
 from asgi_jobs.job import Job, JobError, JobState
 from asgi_jobs.middleware import JobsMiddleware
 from asgi_jobs.stores.base import QueueInfo
+from asgi_jobs.stores.sql.tables import metadata
 from asgi_jobs.task import Retry, Task
 
 __all__ = [
@@ -77,4 +78,5 @@ __all__ = [
     "TaskNotFound",
     "WorkerInfo",
     "current_job",
+    "metadata",
 ]

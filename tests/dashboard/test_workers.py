@@ -132,11 +132,14 @@ async def test_every_page_of_a_database_leads_to_the_workers(shop: Shop) -> None
 # Tasks that nobody knows
 
 
+async def make_invoice() -> None: ...
+
+
 async def unknown_job(shop: Shop, **options: Any) -> str:
     """A job of a task that its process alone had declared, and the others do not know."""
     async with Jobs(store=shop.url, concurrency=0) as old:
-        task = old.task(key="shop.old:make_invoice")(unknown_job)
-        return (await task.using(**options).enqueue(None)).id
+        task = old.task(key="shop.old:make_invoice")(make_invoice)
+        return (await task.using(**options).enqueue()).id
 
 
 async def test_a_job_that_no_worker_knows_needs_attention_and_says_the_remedy(shop: Shop) -> None:
@@ -172,7 +175,7 @@ async def test_jobs_that_no_worker_knows_are_cancelled_together_from_the_overvie
 
 async def test_a_task_that_this_process_declares_and_no_worker_knows_is_marked(shop: Shop) -> None:
     async with Jobs(store=shop.url, concurrency=5) as worker:
-        worker.task(key="shop:other")(unknown_job)
+        worker.task(key="shop:other")(make_invoice)
         await shop.enqueue("fine")
         page = await shop.page("/tasks")
         assert "No worker knows it : 1 job waits." in text_of(page)

@@ -12,12 +12,11 @@ import psutil
 import pytest
 
 from asgi_jobs import Job, Jobs, JobState
-from tests.durable.fleet import PACE, Worker, worker
+from tests.durable.fleet import DIED, PACE, Worker, worker
 from tests.durable.server import Server, until
 
 pytestmark = [pytest.mark.postgresql, pytest.mark.processes]
 Start = Callable[..., Any]
-DIED = "asgi_jobs.errors.ProcessDied"
 LONGER_THAN_ANY_GRACE = 4 * PACE["grace"]
 
 
@@ -151,7 +150,7 @@ async def test_a_process_whose_loop_is_blocked_for_longer_than_the_grace_keeps_i
     async with worker(store) as runner:
         beside = await jobs.enqueue(tasks["hold"], "beside it")
         await runner.hears("began", "beside it")
-        async with worker(store) as other:
+        async with worker(store, only=["hold"]) as other:
             runner.enqueue("block", "blocks", LONGER_THAN_ANY_GRACE)
             await runner.hears("ended", "blocks")
             runner.open("beside it")

@@ -293,6 +293,19 @@ async def test_join_asks_at_once_when_the_last_job_here_has_ended(rig: tuple[Job
         await joining
 
 
+async def test_join_asks_at_once_when_a_job_has_ended_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(durable, "ASK_AGAIN", 60)
+    jobs, store = durable_jobs(concurrency=0)
+    task = jobs.task(work)
+    async with jobs:
+        job = await task.enqueue()
+        joining = asyncio.ensure_future(jobs.join())
+        await until(lambda: store.calls.count("pending") == 1)
+        store.end_elsewhere(job._record)
+        async with asyncio.timeout(5):
+            await joining
+
+
 async def test_join_inside_a_job_is_refused(rig: tuple[Jobs, LaterStore]) -> None:
     jobs, _ = rig
 

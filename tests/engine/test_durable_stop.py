@@ -205,6 +205,20 @@ async def test_jobs_that_were_on_their_way_when_the_stop_began_go_back_without_h
     assert (job.state, job.attempt, seen) == (JobState.QUEUED, 0, [])
 
 
+async def test_without_draining_too_what_was_on_its_way_goes_back() -> None:
+    jobs, store = await running()
+    await settle()
+    answer = store.hold("answer")
+    job = await jobs.enqueue(wait_for, "a")
+    await until(lambda: job.state is JobState.RUNNING)
+    stopping = asyncio.ensure_future(jobs.stop(drain=False))
+    await settle()
+    answer.set()
+    await stopping
+
+    assert (job.state, job.attempt, seen) == (JobState.QUEUED, 0, [])
+
+
 async def test_a_stop_while_the_database_is_away_ends_in_time_and_says_what_runs_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -250,6 +264,30 @@ async def test_a_thread_that_does_not_end_keeps_its_row() -> None:
 
     assert (state, job.state) == (JobState.RUNNING, JobState.RUNNING)
     assert store.closed
+
+
+async def test_a_thread_that_does_not_end_keeps_its_row_also_when_everything_is_cancelled_during_the_stop() -> None:
+    jobs, store = await running(AT_ONCE)
+    gate = threading.Event()
+
+    def endless() -> None:
+        seen.append("endless")
+        gate.wait()
+
+    job = await jobs.task(endless).enqueue()
+    other = await started(jobs, "other")
+    (run,) = [run for run in jobs._engine.executor.running if run.thread is not None]
+    exchange = store.hold("exchange")
+    stopping = asyncio.ensure_future(jobs.stop())
+    await until(lambda: run.given_up)
+    assert run.driver is not None
+    run.driver.cancel()
+    await settle()
+    exchange.set()
+    await stopping
+    gate.set()
+
+    assert (job.state, other.state) == (JobState.RUNNING, JobState.QUEUED)
 
 
 async def test_a_coroutine_that_swallows_its_cancel_keeps_its_row(caplog: pytest.LogCaptureFixture) -> None:

@@ -58,7 +58,7 @@ class Leader:
         self._file: int | None = None
         self._looking: asyncio.Task[None] | None = None
         self._leaving = asyncio.Event()
-        self._version: int | None = None
+        self._version = 0
         self._others = False
         self.me = 0
 
@@ -75,6 +75,7 @@ class Leader:
     async def join(self) -> None:
         """Be known, and run jobs if nobody else does."""
         self.me = await self._database.write(self._sign_on)
+        self._version = await self._database.version()  # before the first claim: what comes after it is news
         await self._try_to_lead()
         self._looking = asyncio.create_task(self._keep_looking())
 
@@ -157,7 +158,7 @@ class Leader:
     async def _changed(self) -> bool:
         """Whether another process has committed since the last look."""
         version = await self._database.version()
-        changed, self._version = self._version not in (None, version), version
+        changed, self._version = self._version != version, version
         return changed
 
     async def _once(self) -> None:

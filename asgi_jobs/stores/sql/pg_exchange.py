@@ -124,7 +124,7 @@ BEGIN
             UNION ALL SELECT id, slot FROM picked WHERE id IN (SELECT id FROM locked)),
         -- ANY(ARRAY()) and not a join: a computed LIMIT is estimated as a tenth of the table
         u AS (UPDATE asgi_jobs j SET state = 3, slot = (SELECT c.slot FROM c WHERE c.id = j.id), worker = p_me,
-            claim = nextval('asgi_jobs_claim'), attempt = j.attempt + 1, started_at = p_now, waiting_at = NULL
+            claim = nextval('asgi_jobs_seq_seq'), attempt = j.attempt + 1, started_at = p_now, waiting_at = NULL
             WHERE j.id = ANY(ARRAY(SELECT id FROM c)) RETURNING j.*)
         SELECT (SELECT array_agg(row_to_json(u) ORDER BY u.seq) FROM u),
             (SELECT CASE WHEN count(*) < p_n THEN (SELECT max(queue) FROM sweep) ELSE max(queue) END FROM swept),

@@ -40,7 +40,7 @@ INSERT = text(
             o) ORDER BY o),
     made AS (INSERT INTO asgi_jobs (seq, id, queue, task, name, args, state, source, retry_of, unique_key, options,
             enqueued_at, since_at, run_at)
-        SELECT nextval('asgi_jobs_place'), id, queue, task, name, args, state, source, retry_of, unique_key, options,
+        SELECT nextval('asgi_jobs_seq_seq'), id, queue, task, name, args, state, source, retry_of, unique_key, options,
             enqueued_at, since_at, run_at FROM given
         ON CONFLICT DO NOTHING RETURNING id)
     SELECT id, (SELECT pg_notify(:channel, :payload)) FROM made
@@ -51,7 +51,7 @@ PROMOTE = text(
     """
     WITH ready AS MATERIALIZED (SELECT id, run_at FROM asgi_jobs WHERE state = 0 AND run_at <= :now
         ORDER BY run_at, id LIMIT :limit FOR UPDATE SKIP LOCKED),
-    placed AS MATERIALIZED (SELECT id, nextval('asgi_jobs_place') AS seq
+    placed AS MATERIALIZED (SELECT id, nextval('asgi_jobs_seq_seq') AS seq
         FROM (SELECT id FROM ready ORDER BY run_at, id) r)
     UPDATE asgi_jobs j SET state = 1, seq = p.seq, since_at = j.run_at FROM placed p WHERE j.id = p.id RETURNING j.queue
     """
@@ -173,10 +173,10 @@ class Postgresql:
         connection.execute(text("SELECT pg_advisory_xact_lock(:space, 0)"), {"space": self.space})
 
     def next_worker(self, connection: Connection) -> int:
-        return int(connection.scalar(text("SELECT nextval('asgi_jobs_worker')")) or 0)
+        return int(connection.scalar(text("SELECT nextval('asgi_jobs_workers_id_seq')")) or 0)
 
     def next_claim(self, connection: Connection) -> int:
-        return int(connection.scalar(text("SELECT nextval('asgi_jobs_claim')")) or 0)
+        return int(connection.scalar(text("SELECT nextval('asgi_jobs_seq_seq')")) or 0)
 
     def insert_tick(self, connection: Connection, row: dict[str, Any]) -> None:
         connection.execute(insert(ticks).values(row).on_conflict_do_nothing())

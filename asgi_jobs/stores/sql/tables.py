@@ -15,10 +15,10 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     Double,
+    Identity,
     Index,
     Integer,
     MetaData,
-    Sequence,
     SmallInteger,
     Table,
     Text,
@@ -52,9 +52,6 @@ FINISHED = {
 }
 
 metadata = MetaData()
-places = Sequence("asgi_jobs_place", metadata=metadata, data_type=BigInteger)  # CACHE 1: a cache would break the order
-claims = Sequence("asgi_jobs_claim", metadata=metadata, data_type=BigInteger)
-workers_made = Sequence("asgi_jobs_worker", metadata=metadata, data_type=Integer)
 
 _Name = Text().with_variant(
     Text(collation="C"), "postgresql"
@@ -69,7 +66,9 @@ jobs = Table(
     "asgi_jobs",
     metadata,
     Column("id", _Name, primary_key=True),  # sorts by the time of the call
-    Column("seq", BigInteger, nullable=False),  # the place; a delayed job gets a new one when it is due
+    # The place; a delayed job gets a new one when it is due. Claims draw their numbers here, too. PostgreSQL makes the
+    # sequence asgi_jobs_seq_seq of it, without a cache, which would break the order.
+    Column("seq", BigInteger, Identity(cache=1), nullable=False),
     Column("queue", _Name),
     Column("task", _Name, nullable=False),
     Column("name", Text, nullable=False),
@@ -143,7 +142,7 @@ ticks = Table(
 workers = Table(
     "asgi_jobs_workers",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("id", Integer, Identity(), primary_key=True),
     Column("host", Text, nullable=False),
     Column("pid", Integer, nullable=False),
     Column("concurrency", Integer, nullable=False),
