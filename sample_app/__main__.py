@@ -50,7 +50,6 @@ def configure_logging() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(Lines(coloured=sys.stderr.isatty() and "NO_COLOR" not in os.environ))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    logging.getLogger("mail.log").setLevel(logging.WARNING)  # each line that the small SMTP server hears
 
 
 def arguments() -> argparse.Namespace:

@@ -3,6 +3,7 @@
 import asyncio
 import email
 import email.policy
+import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from dishka import Provider, Scope, provide
 from sample_app.settings import settings
 
 FROM = Address("Airfield", "hello", "airfield.example")
+logging.getLogger("mail.log").setLevel(logging.WARNING)  # else each line that the small SMTP server hears
 
 
 class EmailSender:

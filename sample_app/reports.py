@@ -30,7 +30,7 @@ async def latest(session: AsyncSession, limit: int = 10) -> Sequence[Report]:
 
 async def beat(session: AsyncSession) -> None:
     """Note that the application is alive, in the one row there is for it."""
-    insert = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}[session.get_bind().dialect.name]
+    insert: Any = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}[session.get_bind().dialect.name]
     first = insert(Heartbeat).values(id=1, at=now(), beats=1)
     again = first.on_conflict_do_update(index_elements=["id"], set_={"at": now(), "beats": Heartbeat.beats + 1})
     await session.execute(again)

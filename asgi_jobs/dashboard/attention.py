@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from asgi_jobs.dashboard import views, words
-from asgi_jobs.dashboard.jobview import cancel_action, release_action
+from asgi_jobs.dashboard.jobactions import cancel_action, release_action
 from asgi_jobs.dashboard.links import Links
 from asgi_jobs.dashboard.masking import shown, visible
 from asgi_jobs.dashboard.pulse import Harm, alike

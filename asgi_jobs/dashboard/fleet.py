@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,20 +27,20 @@ class Fleet:
     unknown: Mapping[str, int] = field(default_factory=dict)
 
     @property
-    def running(self) -> list[WorkerInfo]:
-        """The living ones that run jobs."""
+    def able(self) -> list[WorkerInfo]:
+        """The living ones that run jobs, or would."""
         return [worker for worker in self.workers if worker.alive and worker.concurrency]
+
+    @property
+    def running(self) -> list[WorkerInfo]:
+        """Those of them that do: SQLite's jobs are run by one process at a time, the others stand by."""
+        return [worker for worker in self.able if not worker.standby]
 
     @property
     def facts(self) -> tuple[object, ...]:
         """What a page shows of it, but for what only the clock changes: when the living were last seen."""
-        return (
-            [
-                (worker.id, worker.alive, worker.concurrency, worker.tasks, [job.id for job in worker.running])
-                for worker in self.workers
-            ],
-            dict(self.unknown),
-        )
+        workers = [(one.id, one.alive, one.standby, one.concurrency, one.busy, one.tasks) for one in self.workers]
+        return workers, dict(self.unknown)
 
     def of(self, job: Job) -> WorkerInfo | None:
         """The process that runs a job, or ran it last, while it is known."""
@@ -51,9 +51,13 @@ async def fleet_of(jobs: Jobs) -> Fleet:
     """Look who is there."""
     if not jobs.durable:
         return Fleet()
-    workers = sorted(await jobs.workers(), key=lambda worker: (not worker.alive, not worker.concurrency, worker.id))
-    alone = not any(worker.alive and worker.concurrency for worker in workers)
-    return Fleet(workers, {} if alone else await jobs.unknown_tasks())
+    fleet = Fleet(in_order(await jobs.workers(running=False)))
+    return replace(fleet, unknown=await jobs.unknown_tasks()) if fleet.able else fleet
+
+
+def in_order(workers: Sequence[WorkerInfo]) -> list[WorkerInfo]:
+    """Those that run jobs first, those that are gone last."""
+    return sorted(workers, key=lambda one: (not one.alive, not one.concurrency, one.standby, one.id))
 
 
 def is_here(worker: WorkerInfo) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asgi_jobs.dashboard import as_json, jobview, words
 from asgi_jobs.dashboard.masking import shown
@@ -10,6 +10,9 @@ from asgi_jobs.dashboard.pages import Ask, Page, job_facts
 from asgi_jobs.dashboard.pulse import alike, known
 from asgi_jobs.dashboard.why import Around
 from asgi_jobs.job import JobState
+
+if TYPE_CHECKING:
+    from asgi_jobs.stores.base import QueueInfo
 
 
 class JobPage(Page):
@@ -29,7 +32,7 @@ class JobPage(Page):
 
     async def load(self) -> None:
         ask, job = self.ask, self.job
-        queue = next((queue for queue in ask.pulse.queues if queue.name == job.queue), None) if job.queue else None
+        queue = await self._queue()
         in_line = job.state is JobState.QUEUED and job.queue is not None
         group = [harm for harm in ask.pulse.harms if harm.kind == "failed" and alike(harm.jobs[0]) == alike(job)]
         self.around = Around(
@@ -46,9 +49,15 @@ class JobPage(Page):
             stuck_after=words.lasting(ask.jobs.settings.stuck_after),
         )
 
+    async def _queue(self) -> QueueInfo | None:
+        if self.job.queue is None:
+            return None
+        read = next((queue for queue in self.ask.pulse.queues if queue.name == self.job.queue), None)
+        return read or next(iter(await self.ask.jobs.queues(names=[self.job.queue])), None)
+
     def _somebody_runs(self) -> bool:
         jobs = self.ask.jobs
-        return bool(self.ask.pulse.fleet.running) if jobs.durable else jobs.status not in {"stopped", "new"}
+        return bool(self.ask.pulse.fleet.able) if jobs.durable else jobs.status not in {"stopped", "new"}
 
     def title(self) -> str:
         return shown(self.job.name) or "Job"

@@ -9,20 +9,19 @@ from typing import TYPE_CHECKING
 
 from asgi_jobs.dashboard import traces, views, words, workerview
 from asgi_jobs.dashboard.fleet import is_here
+from asgi_jobs.dashboard.jobactions import actions_on
+from asgi_jobs.dashboard.jobfacts import facts_of
 from asgi_jobs.dashboard.links import Links
 from asgi_jobs.dashboard.masking import shown, visible
 from asgi_jobs.dashboard.pulse import not_stopping
 from asgi_jobs.dashboard.timeline import Step, timeline
-from asgi_jobs.dashboard.views import Action, Code, Link, Look, Note, Parts, Strong
+from asgi_jobs.dashboard.views import Action, Code, Look, Note, Parts, Strong
 from asgi_jobs.dashboard.why import Around, Why, why
 from asgi_jobs.dashboard.words import Moment
 from asgi_jobs.job import Job, JobError, JobState
 
 if TYPE_CHECKING:
-    from asgi_jobs.stores.base import QueueInfo
-
-LIVES = 3  # so often a process may die, then the job is failed
-RISK = " Code of it that still runs goes on meanwhile, beside what comes next; only its outcome is refused."
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +95,7 @@ def job_view(job: Job, around: Around, links: Links, now: datetime, *, may_act: 
         name=shown(job.name) or "(no name)",
         look=views.look(job, now),
         since=_since(job, now),
-        actions=_actions(job, around, links, now) if may_act else (),
+        actions=actions_on(job, around, links, now) if may_act else (),
         notice=_notice(job, around, links, now),
         why=why(job, around, links, now),
         stack=_stack(job, now),
@@ -105,7 +104,7 @@ def job_view(job: Job, around: Around, links: Links, now: datetime, *, may_act: 
         log=[(words.clock(line.at, now), shown(line)) for line in lines],
         log_note=_log_note(job, len(lines)),
         steps=timeline(job, links, now),
-        facts=_facts(job, around, links, now),
+        facts=facts_of(job, around, links),
         silent=_silent(job, around),
     )
 
@@ -126,58 +125,6 @@ def _since(job: Job, now: datetime) -> Parts:
     if job.state is JobState.QUEUED:
         return ("for ", words.since(views.due(job), now))
     return (views.ran(job, now) if job.state is JobState.RUNNING else views.when(job, now),)
-
-
-def _actions(job: Job, around: Around, links: Links, now: datetime) -> Sequence[Action]:
-    if job.state.finished and not job.repeatable:
-        return ()
-    if job.state.finished:
-        return (Action("Run again", links.job(job.id, "retry"), css="pri", icon="retry"),)
-    cancel = () if job.cancelling else (cancel_action(job, links, around.blocks),)
-    if not around.durable or job.state is not JobState.RUNNING:
-        return cancel
-    # A healthy job of our own is only to be cancelled: to take it away would gain nothing.
-    ours = around.worker is not None and is_here(around.worker)
-    return cancel if ours and not not_stopping(job, now) else (release_action(job, links), *cancel)
-
-
-def release_action(job: Job, links: Links, back: str = "") -> Action:
-    """The button that gives up a running job of a durable store, and what is to be known before."""
-    if job.cancelling:
-        then = " It ends as cancelled, and its queue goes on."
-    elif job.deaths + 1 >= LIVES:
-        then = f" It has been given up or lost {words.times(job.deaths)} before, so it ends as failed."
-    else:
-        then = " It goes back to its place and runs again."
-    return Action(
-        "Release…",
-        links.job(job.id, "release"),
-        fields=(("back", back),) if back else (),
-        key=f"release-{job.id}",
-        question=("Give up ", Strong(shown(job.name)), f" as if its process had died?{then}", RISK),
-        button="Release job",
-        css="" if job.cancelling else "bare",
-        subject=shown(job.name),
-    )
-
-
-def cancel_action(job: Job, links: Links, blocks: QueueInfo | None = None, back: str = "") -> Action:
-    """The button that cancels a job, and the question before it."""
-    if job.state is JobState.RUNNING:
-        says = "? It is asked to stop."
-        if blocks is not None and blocks.queued:
-            says += f" The {words.amount(blocks.queued, 'job')} behind it go on when its code has ended."
-    else:
-        says = "? It is between two attempts." if job.held else "? It has not started."
-    return Action(
-        "Cancel job…",
-        links.job(job.id, "cancel"),
-        fields=(("back", back),) if back else (),
-        key=f"cancel-{job.id}",
-        question=("Cancel ", Strong(shown(job.name)), says),
-        button="Cancel job",
-        subject=shown(job.name),
-    )
 
 
 def _notice(job: Job, around: Around, links: Links, now: datetime) -> Note | None:
@@ -254,35 +201,3 @@ def _log_note(job: Job, kept: int) -> str:
     if job.log_count > kept:
         return f"last {kept:,} of {words.amount(job.log_count, 'line')}{tries}"
     return words.amount(kept, "line") + tries
-
-
-def _facts(job: Job, around: Around, links: Links, now: datetime) -> list[tuple[str, Parts]]:
-    facts: list[tuple[str, Parts]] = []
-    if around.alike:
-        others = f"{words.amount(around.alike, 'other job')}"
-        facts.append(("Same error", (Link(others, links.jobs(state="failed", task=job.task)),)))
-    if job.retry_of:
-        facts.append(("Runs again", (Link(job.retry_of, links.job(job.retry_of)),)))
-    facts.append(("Task", (Link(shown(job.task), links.jobs(task=job.task)),)))
-    queue = views.queue_link(job.queue, links)
-    limit = around.queue.limit if around.queue else 1
-    if queue is not None:
-        facts.append(("Queue", (queue, ", one at a time" if limit == 1 else f", {limit} at once")))
-    else:
-        facts.append(("Queue", ("none: it stands alone",)))
-    if around.place is not None and around.queue is not None and around.queue.queued > around.place.position:
-        facts.append(("Behind it", (words.amount(around.queue.queued - around.place.position, "job"),)))
-    if around.worker is not None:
-        here = ", this process" if is_here(around.worker) else ""
-        runs = "Runs in" if job.state is JobState.RUNNING else "Last ran in"
-        facts.append((runs, (workerview.worker_link(around.worker, links), here)))
-    if job.deaths:
-        left = f"; after {words.times(LIVES)} it is failed" if not job.state.finished else ""
-        facts.append(("Deaths", (f"its process died {words.times(job.deaths)} while it ran{left}",)))
-    if job.timeout is not None or job.state is JobState.RUNNING:
-        facts.append(("Time limit", (words.took(job.timeout) if job.timeout else "none",)))
-    if job.retries or job.attempt > 1:
-        facts.append(("Tries", (f"{max(job.attempt, 0)} of {job.retries + 1}",)))
-    if job.finished_at is not None:
-        facts.append(("Kept for", (f"{around.retention} after its end",)))
-    return [*facts, ("Id", (Code(visible(job.id)),))]

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from starlette.exceptions import HTTPException
 
 from asgi_jobs.dashboard import as_json, siteview, workerview
+from asgi_jobs.dashboard.fleet import in_order
 from asgi_jobs.dashboard.listing import one
 from asgi_jobs.dashboard.masking import visible
-from asgi_jobs.dashboard.pages import Ask, Page, holders_of, job_facts, queue_rows, queues_said, task_facts
+from asgi_jobs.dashboard.pages import Ask, Page, Queue, job_facts, queue_rows, queues_said, task_facts, with_holders
+from asgi_jobs.dashboard.pulse import in_trouble_first
 
 if TYPE_CHECKING:
-    from asgi_jobs import TaskInfo
+    from asgi_jobs import TaskInfo, WorkerInfo
+    from asgi_jobs.stores.base import QueueInfo
 
 QUEUES_A_PAGE = 100
+SEARCHED = 1_000  # queues in which a part of a name is looked for
 
 
 class Queues(Page):
@@ -26,12 +31,23 @@ class Queues(Page):
         super().__init__(ask)
         self.q = one(ask.query, "q").strip()
         self.start = _start(one(ask.query, "start"))
-        text = self.q.casefold()
-        self.matching = [queue for queue in ask.pulse.queues if text in queue.name.casefold()]
+        self.end = self.start + QUEUES_A_PAGE
+        self.matching: list[QueueInfo] = []
+        self.shown: list[Queue] = []
 
     async def load(self) -> None:
-        self.page = self.matching[self.start : self.start + QUEUES_A_PAGE]
-        self.holders = await holders_of(self.ask, self.page)
+        self.matching = in_trouble_first(await self._read(), self.ask.pulse.harms)
+        if not self.ask.visit.json:
+            self.shown = await with_holders(self.ask, self.matching[self.start : self.end])
+
+    async def _read(self) -> Sequence[QueueInfo]:
+        """Of a database not more than a page needs, unless a program asks for all."""
+        jobs, q = self.ask.jobs, self.q.casefold()
+        if not q:
+            return await jobs.queues(limit=None if self.ask.visit.json else self.end + 1)
+        found = {queue.name: queue for queue in await jobs.queues(limit=SEARCHED)}
+        found |= {queue.name: queue for queue in await jobs.queues(names=[self.q])}
+        return [queue for name, queue in found.items() if q in name.casefold()]
 
     def title(self) -> str:
         return "Queues"
@@ -40,17 +56,17 @@ class Queues(Page):
         return [as_json.queue(queue) for queue in self.matching]
 
     def facts(self) -> object:
-        return [job_facts(job) for job in self.holders.values()]
+        return [queue.facts for queue in self.shown], self.ask.pulse.queue_count
 
     def view(self) -> dict[str, Any]:
-        end = self.start + QUEUES_A_PAGE
-        more = [("q", self.q), ("start", str(end))]
+        more = [("q", self.q), ("start", str(self.end))]
+        number = len(self.matching) if self.q else self.ask.pulse.queue_count
         return {
-            "rows": queue_rows(self.ask, self.page, self.holders, "queues"),
+            "rows": queue_rows(self.ask, self.shown, "queues"),
             "q": self.q,
             "asked": visible(self.q),
-            "said": queues_said(self.matching).removeprefix("All "),
-            "older": self.ask.visit.links.to("/queues", more) if end < len(self.matching) else "",
+            "said": queues_said(self.matching, number),
+            "older": self.ask.visit.links.to("/queues", more) if self.end < len(self.matching) else "",
         }
 
 
@@ -103,10 +119,10 @@ class Workers(Page):
         super().__init__(ask)
         if not ask.jobs.durable:
             raise HTTPException(404, "With jobs in memory there is no other process to show.")
-        self.workers = ask.pulse.fleet.workers
+        self.workers: list[WorkerInfo] = []
 
     async def load(self) -> None:
-        """The pulse has them."""
+        self.workers = in_order(await self.ask.jobs.workers())
 
     def title(self) -> str:
         return "Workers"

@@ -8,7 +8,6 @@ from asgi_jobs.dashboard import as_json, attention, siteview, views, words, work
 from asgi_jobs.dashboard.pages import (
     Ask,
     Page,
-    holders_of,
     job_facts,
     job_rows,
     place_facts,
@@ -16,6 +15,7 @@ from asgi_jobs.dashboard.pages import (
     queue_rows,
     queues_said,
     task_facts,
+    with_holders,
 )
 from asgi_jobs.job import Job, JobState
 
@@ -41,7 +41,7 @@ class Overview(Page):
     async def load(self) -> None:
         self.latest = await self.ask.jobs.find(limit=LATEST)
         self.tasks = await self.ask.jobs.tasks()
-        self.holders = await holders_of(self.ask, self.queues[:QUEUES_SHOWN])
+        self.shown = await with_holders(self.ask, self.queues[:QUEUES_SHOWN])
         self.places = await places_of(self.ask, self.latest)
 
     def title(self) -> str:
@@ -60,7 +60,9 @@ class Overview(Page):
 
     def facts(self) -> object:
         return (
-            [job_facts(job) for job in (*self.latest, *self.holders.values())],
+            [job_facts(job) for job in self.latest],
+            [queue.facts for queue in self.shown],
+            self.ask.pulse.queue_count,
             [place_facts(place) for place in self.places.values()],
             [task_facts(task) for task in self.tasks],
         )
@@ -75,8 +77,8 @@ class Overview(Page):
             "more": max(len(harms) - attention.ROWS, 0),
             "calm": _calm(ask),
             "empty": not self.latest and not harms,
-            "queues": queue_rows(ask, self.queues[:QUEUES_SHOWN], self.holders, "overview"),
-            "queues_more": queues_said(self.queues),
+            "queues": queue_rows(ask, self.shown, "overview"),
+            "queues_more": f"All {queues_said(self.queues, ask.pulse.queue_count)}",
             "rows": job_rows(ask, self.latest, self.places),
             "tasks": [
                 siteview.task_row(task, links, now, back="overview", may_act=may_act) for task in tasks[:TASKS_SHOWN]

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from asgi_jobs.info import Place
     from asgi_jobs.stores.base import QueueInfo
 
-PLACED, COUNTED = 10, 1_000
-"""Of a database so many places are asked for a list, and in no longer queues than that: each is several queries."""
-
 
 @dataclass(frozen=True, slots=True)
 class Ask:
@@ -82,13 +79,9 @@ def task_facts(info: TaskInfo) -> tuple[object, ...]:
 
 
 async def places_of(ask: Ask, found: Sequence[Job]) -> dict[str, Place]:
-    """Where the queued jobs of a list stand in their queues; of a database no more is asked than it answers soon."""
+    """Where the queued jobs of a list stand in their queues."""
     in_line = [job for job in found if job.state is JobState.QUEUED and job.queue is not None]
-    if ask.jobs.durable:
-        deep = {queue.name for queue in ask.pulse.queues if queue.queued > COUNTED}
-        in_line = [job for job in in_line if job.queue not in deep][:PLACED]
-    asked = {job.id: await ask.jobs.place(job.id) for job in in_line}
-    return {id: place for id, place in asked.items() if place is not None}
+    return await ask.jobs.places(in_line) if in_line else {}
 
 
 def place_facts(place: Place | None) -> object:
@@ -106,26 +99,44 @@ def job_rows(ask: Ask, jobs: Sequence[Job], places: Mapping[str, Place]) -> list
     ]
 
 
-async def holders_of(ask: Ask, queues: Sequence[QueueInfo]) -> dict[str, Job]:
-    """The job that holds the slot, by queue."""
-    asked = {queue.name: await known(ask.jobs, queue.current) for queue in queues if queue.current is not None}
-    return {name: job for name, job in asked.items() if job is not None}
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A queue and what is shown with it: who holds its slot, and the task of its first job if no worker knows that."""
+
+    info: QueueInfo
+    holder: Job | None
+    lacks: str = ""
+
+    @property
+    def facts(self) -> object:
+        """What is shown and is not in the JSON."""
+        return self.lacks, self.holder and job_facts(self.holder)
 
 
-def queue_rows(ask: Ask, queues: Sequence[QueueInfo], holders: Mapping[str, Job], back: str) -> list[siteview.QueueRow]:
-    """Queues as rows, each with the job that holds its slot."""
+async def with_holders(ask: Ask, queues: Sequence[QueueInfo]) -> list[Queue]:
+    """Queues, each with the job that holds it up."""
+    return [Queue(info, await known(ask.jobs, info.current), await _lack(ask, info)) for info in queues]
+
+
+async def _lack(ask: Ask, info: QueueInfo) -> str:
+    unknown = ask.pulse.fleet.unknown
+    if not unknown or info.current is not None or info.paused_since is not None:
+        return ""
+    head = await known(ask.jobs, info.head)
+    return head.task if head is not None and head.task in unknown else ""
+
+
+def queue_rows(ask: Ask, queues: Sequence[Queue], back: str) -> list[siteview.QueueRow]:
+    """Queues as rows."""
     links, now, may_act = ask.visit.links, ask.jobs.now(), ask.visit.may_act
-    lacking = ask.pulse.held_up
     return [
-        siteview.queue_row(
-            queue, holders.get(queue.name), links, now, back=back, may_act=may_act, lacks=lacking.get(queue.name, "")
-        )
-        for queue in queues
+        siteview.queue_row(one.info, one.holder, links, now, back=back, may_act=may_act, lacks=one.lacks)
+        for one in queues
     ]
 
 
-def queues_said(queues: Sequence[QueueInfo]) -> str:
-    """How many queues there are."""
+def queues_said(queues: Sequence[QueueInfo], number: int) -> str:
+    """How many queues there are; all that are idle are among those given."""
     idle = sum(1 for queue in queues if not (queue.running or queue.queued or queue.current or queue.paused_since))
-    said = f"All {words.amount(len(queues), 'queue')}"
+    said = words.amount(number, "queue")
     return f"{said}, {idle:,} of them idle" if idle else said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ TICK = timedelta(seconds=1)  # what is only a matter of time is looked at again 
 LOOKED_AT = 200  # running and failed jobs looked at, newest first: the work is bounded
 NAMED = 50  # blocked queues of which the blocking job is read
 UNKNOWN = 10  # tasks that nobody knows of which jobs are read
+QUEUES = 200  # queues read, besides those at work, paused or configured: which have waited longest
+HELD_UP = {"blocked", "stuck"}
 WAITING = (JobState.QUEUED, JobState.SCHEDULED)
 
 
@@ -48,6 +51,7 @@ class Pulse:
 
     counts: dict[JobState, int]
     queues: list[QueueInfo]
+    queue_count: int
     harms: list[Harm]
     fleet: Fleet
     taken: datetime
@@ -69,12 +73,6 @@ class Pulse:
     def blocked(self, job: Job) -> QueueInfo | None:
         """The queue that this job blocks."""
         return next((harm.queue for harm in self.harms if harm.queue and harm.jobs[0].id == job.id), None)
-
-    @property
-    def held_up(self) -> dict[str, str]:
-        """Queues in which jobs wait whose task no worker knows, and that task."""
-        jobs = [job for harm in self.harms if harm.kind == "unknown" for job in harm.jobs]
-        return {job.queue: job.task for job in jobs if job.queue is not None and job.state is JobState.QUEUED}
 
 
 class Watch:
@@ -99,7 +97,7 @@ async def take(jobs: Jobs) -> Pulse:
     """Look at everything once."""
     now = jobs.now()
     counts = await jobs.counts()
-    queues = await jobs.queues()
+    queues = await jobs.queues(limit=QUEUES)
     fleet = await fleet_of(jobs)
     running = await _newest(jobs, counts, JobState.RUNNING)
     failed = await _newest(jobs, counts, JobState.FAILED)
@@ -108,9 +106,15 @@ async def take(jobs: Jobs) -> Pulse:
     nobody = [*_nobody(jobs, fleet, counts), *await _unknown(jobs, fleet)]
     # What is held up comes first, the longest on top; of what failed the newest, not seen by anybody yet.
     harms = [*nobody, *held_up, *await _failures(jobs, failed)]
-    troubled = {harm.jobs[0].queue for harm in held_up}
-    queues.sort(key=lambda queue: (queue.name not in troubled, *_longest_wait_first(queue)))
-    return Pulse(counts, queues, harms, fleet, now, _next_turn(jobs, queues, running, now))
+    number = len(queues) if len(queues) < QUEUES else await jobs.queue_count()
+    turn = _next_turn(jobs, queues, running, now)
+    return Pulse(counts, in_trouble_first(queues, harms), number, harms, fleet, now, turn)
+
+
+def in_trouble_first(queues: Sequence[QueueInfo], harms: Sequence[Harm]) -> list[QueueInfo]:
+    """Queues as they are listed: in trouble, paused, then by oldest wait."""
+    troubled = {harm.jobs[0].queue for harm in harms if harm.kind in HELD_UP}
+    return sorted(queues, key=lambda queue: (queue.name not in troubled, *_longest_wait_first(queue)))
 
 
 def _longest_wait_first(queue: QueueInfo) -> tuple[bool, float, bool, str]:
@@ -159,7 +163,7 @@ def _stuck(running: list[Job], now: datetime) -> list[Harm]:
 def _nobody(jobs: Jobs, fleet: Fleet, counts: dict[JobState, int]) -> list[Harm]:
     """Jobs wait, and no worker lives that would run them."""
     waiting = sum(counts.get(state, 0) for state in WAITING)
-    idle = jobs.durable and jobs.status == "running" and not fleet.running
+    idle = jobs.durable and jobs.status == "running" and not fleet.able
     return [Harm("nobody", None, number=waiting)] if idle and waiting else []
 
 

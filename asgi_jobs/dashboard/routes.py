@@ -36,27 +36,14 @@ from asgi_jobs.dashboard.masking import shown
 from asgi_jobs.dashboard.overview import Overview
 from asgi_jobs.dashboard.pages import Ask, Page
 from asgi_jobs.dashboard.pulse import Pulse, Watch
-from asgi_jobs.dashboard.render import SAID, Renderer
+from asgi_jobs.dashboard.refusing import AWAY, heading_of, said_of
+from asgi_jobs.dashboard.render import Renderer
 from asgi_jobs.dashboard.visit import KEY, Visit, visit_of
 
 if TYPE_CHECKING:
     from asgi_jobs import Jobs
 
-STATUS: dict[type[errors.JobsError], int] = {
-    errors.JobNotFound: 404,
-    errors.TaskNotFound: 404,
-    errors.NeedsArguments: 409,
-    errors.InvalidState: 409,
-    errors.ArgumentsGone: 409,
-    errors.NotRunning: 503,
-    errors.ShuttingDown: 503,
-    errors.QueueFull: 503,
-    errors.StoreError: 503,
-    errors.InvalidOption: 422,
-    errors.InvalidOptionType: 422,
-}
 TICKING = {"oldest_wait", "seen_at"}
-AWAY = (errors.StoreError, errors.NotRunning)
 PATIENCE = 10
 """Seconds that a page waits for its database."""
 BACK = {"overview": "/", "queues": "/queues", "tasks": "/tasks", "jobs": "/jobs"}
@@ -208,7 +195,7 @@ class Dashboard:
     async def refuse(self, request: Request, error: Exception) -> Response:
         """An error that the visitor can understand, as a page or as JSON."""
         visit = visit_of(request)
-        status, said, headers = _said_of(error)
+        status, said, headers = said_of(error)
         if visit.json:
             response = self.renderer.json({"error": said}, status)
         else:
@@ -219,7 +206,7 @@ class Dashboard:
     async def explained(self, request: Request, visit: Visit, status: int, said: str, error: Exception) -> Response:
         """The page of an error, with the way back to the others."""
         job, away = isinstance(error, errors.JobNotFound), isinstance(error, AWAY) and request.method == "GET"
-        heading = _heading(error, status)
+        heading = heading_of(error, status)
         around = frame(
             self.jobs, visit, await self.pulse_if_any(error), page="jobs" if job else "", title=heading,
             query=request.query_params, lists=away,
@@ -253,28 +240,6 @@ class Calm:
         except Exception:
             logger.exception("The jobs page failed")
             await self.renderer.broken(scope[KEY])(scope, receive, send)
-
-
-def _said_of(error: Exception) -> tuple[int, str, dict[str, str]]:
-    if isinstance(error, HTTPException):
-        return error.status_code, error.detail, dict(error.headers or {})
-    status = next((status for kind, status in STATUS.items() if isinstance(error, kind)), 400)
-    said = str(error) or type(error).__name__
-    return status, f"{said[:1].upper()}{said[1:]}", {}
-
-
-def _heading(error: Exception, status: int) -> str:
-    match error:
-        case errors.JobNotFound():
-            return "This job is not known"
-        case errors.StoreAway():
-            return "The database does not answer"
-        case errors.StoreError():
-            return "The database cannot be used now"
-        case errors.NotRunning():
-            return "The engine is not running"
-        case _:
-            return SAID.get(status, SAID[400])
 
 
 def _back(visit: Visit, form: FormData, done: Done, said: list[tuple[str, str]]) -> str:

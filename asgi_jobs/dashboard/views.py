@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from asgi_jobs.info import Place
     from asgi_jobs.stores.base import QueueInfo
 
+COUNTED = 1_000
+"""A place further behind than this is not counted out: see `Place`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Link:
@@ -249,6 +252,8 @@ def _still(job: Job) -> Parts:
 
 def standing(place: Place, links: Links) -> Parts:
     """Where a job stands in its queue: "3rd, behind X"."""
+    if place.position > COUNTED:
+        return (f"More than {COUNTED:,} are before it",)
     position = "Next in line" if place.position == 1 else words.ordinal(place.position)
     if place.behind is None:
         return (position,)

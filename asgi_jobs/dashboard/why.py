@@ -95,11 +95,16 @@ def _why_in_queue(queue: QueueInfo, around: Around, links: Links, now: datetime)
     at_once = "one at a time" if queue.limit == 1 else f"{queue.limit} at once"
     parts: Parts = ("Jobs of queue ", link, f" run {at_once}, in order.")
     if around.place is not None:
-        place = "the next" if around.place.position == 1 else words.ordinal(around.place.position)
-        parts = (*parts, " It is ", Strong(place), ".")
+        parts = (*parts, *_place(around.place))
     if queue.paused_since is not None:
         parts = (Strong("The queue has been paused for "), words.since(queue.paused_since, now), ". ", *parts)
     return Why(parts, _ahead(queue, around, links, now))
+
+
+def _place(place: Place) -> Parts:
+    if place.position > views.COUNTED:
+        return (Strong(f" More than {views.COUNTED:,} jobs"), " are before it.")
+    return (" It is ", Strong("the next" if place.position == 1 else words.ordinal(place.position)), ".")
 
 
 def _ahead(queue: QueueInfo, around: Around, links: Links, now: datetime) -> list[Ahead]:

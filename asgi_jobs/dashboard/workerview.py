@@ -53,11 +53,17 @@ def worker_row(worker: WorkerInfo, links: Links, now: datetime) -> WorkerRow:
         notes=_notes(worker, links, now),
         tasks=[Link(visible(task), links.jobs(task=task)) for task in worker.tasks],
         knows=f"Knows {words.amount(len(worker.tasks), 'task')}",
-        runs=bool(worker.concurrency),
-        busy=f"{len(worker.running):,} of {worker.concurrency:,}" if worker.concurrency else "only enqueues",
+        runs=bool(worker.concurrency) and not worker.standby,
+        busy=_busy(worker),
         started=words.ago(worker.started_at, now),
         seen="now" if worker.alive else words.ago(worker.seen_at, now),
     )
+
+
+def _busy(worker: WorkerInfo) -> str:
+    if not worker.concurrency:
+        return "only enqueues"
+    return "stands by" if worker.standby else f"{worker.busy:,} of {worker.concurrency:,}"
 
 
 def row_id(worker: WorkerInfo) -> str:
@@ -94,12 +100,13 @@ def _running(job: Job, links: Links, now: datetime) -> Note:
 
 def fleet_said(fleet: Fleet) -> str:
     """How many there are, and how busy."""
-    running = fleet.running
-    busy, places = sum(len(worker.running) for worker in running), sum(worker.concurrency for worker in running)
+    running = fleet.running or fleet.able
+    busy, places = sum(worker.busy for worker in running), sum(worker.concurrency for worker in running)
     said = (
         f"{words.amount(len(running), 'worker')}, {busy:,} of {places:,} places busy" if running else "No worker runs"
     )
-    gone = sum(not worker.alive for worker in fleet.workers)
+    by, gone = len(fleet.able) - len(running), sum(not worker.alive for worker in fleet.workers)
+    said += f"; {by:,} {'stands' if by == 1 else 'stand'} by" if by else ""
     return f"{said}; {gone:,} not alive" if gone else said
 
 

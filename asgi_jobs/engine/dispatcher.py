@@ -11,7 +11,7 @@ from inspect import isawaitable
 from typing import TYPE_CHECKING, TypeVar
 
 from asgi_jobs.engine.run import Run
-from asgi_jobs.errors import StoreAway
+from asgi_jobs.errors import StoreError
 from asgi_jobs.events import printable
 from asgi_jobs.job import UNSET
 from asgi_jobs.stores.base import Answer, Claimed, Outcome, Verdict
@@ -121,7 +121,7 @@ class Dispatcher:
             try:
                 claimed = await answer
             except Exception as error:
-                if not isinstance(error, StoreAway):  # that the store has logged, once
+                if not isinstance(error, StoreError):  # that the store has logged, once
                     logger.exception("The store did not answer; trying again")
                 await asyncio.sleep(PAUSE_AFTER_ERROR)
                 outcomes += self._outcomes

@@ -16,7 +16,7 @@ from asgi_jobs.engine.ending import Stop
 from asgi_jobs.engine.entrance import Entrance
 from asgi_jobs.engine.reports import Reports
 from asgi_jobs.engine.writer import answer_of
-from asgi_jobs.errors import JobNotFound, StoreAway
+from asgi_jobs.errors import JobNotFound, StoreError
 from asgi_jobs.events import label
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class Durable:
         while True:
             try:
                 return await ask()
-            except StoreAway:
+            except StoreError:  # which the store has logged
                 await asyncio.sleep(PAUSE_WHILE_AWAY)
 
     # What the store tells

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from asgi_jobs.engine.dispatcher import resolve
 from asgi_jobs.engine.stopping import LAST_MOMENT, NAMED, Shutdown
-from asgi_jobs.errors import StoreAway
+from asgi_jobs.errors import StoreError
 from asgi_jobs.events import label
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class DurableShutdown(Shutdown):
         try:
             async with asyncio.timeout(self._at_least_a_moment):
                 await resolve(self._engine.store.close())
-        except (TimeoutError, StoreAway):
+        except (TimeoutError, StoreError):
             logger.warning("The store's database did not answer while the application stopped")
 
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from asgi_jobs.engine.dispatcher import resolve
-from asgi_jobs.errors import StoreAway
+from asgi_jobs.errors import StoreError
 
 if TYPE_CHECKING:
     from asgi_jobs.clock import Clock
@@ -147,7 +147,7 @@ class Upkeep:
         while True:
             try:
                 seconds = await chore()
-            except StoreAway:  # which the store has logged
+            except StoreError:  # which the store has logged
                 seconds = PAUSE_WHILE_AWAY
             except Exception:
                 logger.exception("A chore of the engine failed; it is tried again in %.0f s", PULSE)
@@ -197,7 +197,7 @@ class Upkeep:
             try:
                 if await resolve(self._store.propose(self._make(task), due.timestamp())):
                     self._wake()
-            except StoreAway:
+            except StoreError:
                 raise
             except Exception:
                 logger.exception("The run of %s that was due at %s could not be enqueued", task.key, due)

@@ -64,7 +64,12 @@ async def test_workers_are_told_to_programs(shop: Shop) -> None:
     job = await shop.running("hold")
     theirs, ours = await shop.data("/workers")
     assert (set(theirs), set(ours)) == (WORKER, WORKER)
-    assert (theirs["host"], theirs["pid"], theirs["alive"], theirs["concurrency"]) == ("worker-1", os.getpid(), True, 10)
+    assert (theirs["host"], theirs["pid"], theirs["alive"], theirs["concurrency"]) == (
+        "worker-1",
+        os.getpid(),
+        True,
+        10,
+    )
     assert (theirs["tasks"], theirs["running"]) == (TASKS, [job.id])
     assert (ours["host"], ours["concurrency"], ours["running"]) == (HERE, 0, [])
     assert theirs["started_at"] <= theirs["seen_at"]

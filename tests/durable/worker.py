@@ -16,7 +16,7 @@ from typing import Any
 from asgi_jobs import Jobs, current_job
 from asgi_jobs.task import Task
 
-STOPPED_WITHIN = timedelta(seconds=5)
+STOPPED_WITHIN = timedelta(seconds=2)
 
 
 class Stage:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 from unittest.mock import patch
@@ -77,6 +77,7 @@ class LaterStore(MemoryStore):
         self.settled: list[tuple[str, str | None]] = []
         self.people: list[Worker] = []
         self.closed = False
+        self.late: list[str] = []  # outcomes that came after that
         self.elsewhere = ""  # jobs of this name are claimed by another process
         self.callbacks: Callbacks
         self._gates: dict[str, asyncio.Event] = {}
@@ -147,7 +148,8 @@ class LaterStore(MemoryStore):
         return super().add(records, bounded=bounded)
 
     def exchange(self, outcomes: Sequence[Outcome], n: int, threads: int) -> Any:
-        assert not self.closed, "an exchange after the store was closed"
+        if self.closed:
+            self.late += [outcome.record.name for outcome in outcomes]
         return self._exchange(outcomes, n, threads) if outcomes or n else Claimed(())
 
     async def _exchange(self, outcomes: Sequence[Outcome], n: int, threads: int) -> Claimed:
@@ -232,8 +234,8 @@ class LaterStore(MemoryStore):
         self.released.append(record.name)
         return record
 
-    async def workers(self) -> list[Worker]:
-        return self.people
+    async def workers(self, *, running: bool = True) -> list[Worker]:
+        return self.people if running else [replace(one, running=()) for one in self.people]
 
     async def unknown_tasks(self) -> dict[str, int]:
         return {"gone:task": 3}

@@ -428,6 +428,25 @@ async def test_a_value_that_is_no_json_fails_the_job_and_takes_its_work_back(eng
     assert await things(engine) == []
 
 
+async def test_a_value_is_not_kept_when_closing_fails_the_job(engine: AsyncEngine) -> None:
+    @asynccontextmanager
+    async def factory() -> AsyncIterator[AsyncSession]:
+        async with AsyncSession(engine) as session:
+            yield session
+        raise ConnectionError("in closing")
+
+    jobs, store = jobs_on(engine, factory)
+    told = outcomes(store)
+
+    @jobs.task(keep_result=True)
+    async def work(session: AsyncSession) -> str:
+        return "value"
+
+    async with jobs:
+        await work.enqueue(name="job").wait(SOON)
+    assert told == [("job", "FAILED", False, None)]
+
+
 async def test_a_kept_value_is_stored_with_an_atomic_success(engine: AsyncEngine) -> None:
     jobs, store = jobs_on(engine)
 

@@ -21,10 +21,12 @@ from asgi_jobs import (
     Jobs,
     JobState,
     ResultNotKept,
+    StoreAway,
+    StoreLocked,
+    StoreUnusable,
     current_job,
 )
 from asgi_jobs.engine import dispatcher, durable
-from asgi_jobs.errors import StoreAway
 from asgi_jobs.stores.base import Worker
 from asgi_jobs.testing import FakeClock, settle
 from tests.engine.durable import LaterStore, durable_jobs
@@ -423,15 +425,17 @@ async def test_an_outcome_that_is_refused_is_not_told_as_an_end(
     store.end(job._record)
 
 
-async def test_while_the_database_is_away_outcomes_wait_and_nothing_is_logged(
-    rig: tuple[Jobs, LaterStore], caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("error", [StoreAway, StoreLocked, StoreUnusable])
+async def test_while_the_database_does_not_take_them_outcomes_wait_and_nothing_is_logged(
+    rig: tuple[Jobs, LaterStore], caplog: pytest.LogCaptureFixture, error: type[Exception]
 ) -> None:
     jobs, store = rig
     job = await started(jobs, "it")
-    store.away = True
+    for verb in ("exchange", "due", "pending", "watch"):
+        store.fail(verb, *[error("which the store has logged")] * 20)
+    waiting = asyncio.gather(jobs.join(), job.wait(SOON))
     gates["it"].set()
-    await settle(200)
-    store.away = False
+    await waiting
 
     assert await job.result(SOON) == "it"
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
@@ -502,18 +506,22 @@ async def test_the_workers_are_shown_with_what_they_run(rig: tuple[Jobs, LaterSt
             started=0.0,
             seen=60.0,
             alive=True,
+            standby=False,
             concurrency=3,
             tasks=("x:y",),
+            busy=1,
             running=running,
         )
     ]
     worker = (await jobs.workers())[0]
+    short = (await jobs.workers(running=False))[0]
     gates["it"].set()
 
     assert (worker.id, worker.host, worker.pid, worker.concurrency, worker.tasks) == (7, "a", 1, 3, ("x:y",))
     assert worker.alive
     assert worker.seen_at - worker.started_at == timedelta(minutes=1)
-    assert worker.running == [job]
+    assert (worker.busy, worker.standby, worker.running) == (1, False, [job])
+    assert (short.busy, short.running) == (1, [])
     assert await jobs.unknown_tasks() == {"gone:task": 3}
 
 

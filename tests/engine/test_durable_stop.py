@@ -263,7 +263,7 @@ async def test_a_thread_that_does_not_end_keeps_its_row() -> None:
     await settle()
 
     assert (state, job.state) == (JobState.RUNNING, JobState.RUNNING)
-    assert store.closed
+    assert (store.closed, store.late) == (True, [])
 
 
 async def test_a_thread_that_does_not_end_keeps_its_row_also_when_everything_is_cancelled_during_the_stop() -> None:
@@ -291,7 +291,7 @@ async def test_a_thread_that_does_not_end_keeps_its_row_also_when_everything_is_
 
 
 async def test_a_coroutine_that_swallows_its_cancel_keeps_its_row(caplog: pytest.LogCaptureFixture) -> None:
-    jobs, _ = await running(AT_ONCE)
+    jobs, store = await running(AT_ONCE)
 
     async def swallows() -> None:
         seen.append("swallows")
@@ -308,7 +308,7 @@ async def test_a_coroutine_that_swallows_its_cancel_keeps_its_row(caplog: pytest
     seen.append("end")
     await until(lambda: not jobs._engine.executor.running)
 
-    assert (state, job.state) == (JobState.RUNNING, JobState.RUNNING)
+    assert (state, job.state, store.late) == (JobState.RUNNING, JobState.RUNNING, [])
     assert any("do not stop" in line and "'mine'" in line for line in warnings(caplog))
 
 
@@ -320,6 +320,29 @@ async def test_with_nothing_left_to_do_a_stop_says_nothing(caplog: pytest.LogCap
     await jobs.stop()
 
     assert warnings(caplog) == []
+
+
+async def test_a_stop_says_nothing_of_outcomes_that_are_just_being_stored(caplog: pytest.LogCaptureFixture) -> None:
+    jobs, store = await running()
+    job = await started(jobs, "a")
+    exchange = store.hold("exchange")
+    gates["a"].set()
+    await settle()
+    stopping = asyncio.ensure_future(jobs.stop())
+    await settle()
+    exchange.set()
+    await stopping
+
+    assert (job.state, warnings(caplog)) == (JobState.SUCCEEDED, [])
+
+
+async def test_a_store_that_hangs_in_closing_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    jobs, store = await running(AT_ONCE)
+    store.hold("close")
+    async with asyncio.timeout(5):
+        await jobs.stop()
+
+    assert warnings(caplog) == ["The store's database did not answer while the application stopped"]
 
 
 async def test_what_a_stop_gave_back_runs_after_the_next_start() -> None:

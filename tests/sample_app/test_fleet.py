@@ -46,6 +46,7 @@ class Fleet:
 
     def __init__(self, data: Path) -> None:
         self.data = data / "data"
+        self.web: list[httpx.Client] = []
         self._output = data / "output.txt"
         environment = {**os.environ, "ASGI_JOBS_KEY": KEY, "SAMPLE_IMPORT_PAUSE": "0.03"}
         with self._output.open("wb") as output:
@@ -58,21 +59,27 @@ class Fleet:
             )
 
     def __enter__(self) -> Self:
-        until(lambda: all(self.ready(name) for name in MEMBERS), PATIENCE)
+        try:
+            until(lambda: all(self.ready(name) for name in MEMBERS), PATIENCE)
+        except BaseException:
+            self.__exit__()
+            raise
         self.web = [httpx.Client(base_url=self.address(name), timeout=10) for name in ("web1", "web2")]
         for client in self.web:
             assert client.get("/jobs/", params={"key": KEY}, follow_redirects=True).status_code == 200
         return self
 
     def __exit__(self, *_: object) -> None:
+        for client in self.web:
+            client.close()
         self.process.terminate()
         try:
             self.process.wait(40)
-        finally:
+        except subprocess.TimeoutExpired:
             self.process.kill()
-            for pid in self.pids():
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            for name in MEMBERS:
+                self.kill(name)
+            raise
 
     @property
     def output(self) -> str:
@@ -95,7 +102,8 @@ class Fleet:
         return [int(pid) for pid in re.findall(rf"^{name} +\| process (\d+) has started", self.output, re.MULTILINE)]
 
     def kill(self, name: str) -> None:
-        os.kill(self.pids(name)[-1], signal.SIGKILL)
+        for pid in self.pids(name)[-1:]:
+            os.kill(pid, signal.SIGKILL)
 
     # What people do
 
@@ -176,5 +184,7 @@ def test_ctrl_c_ends_all_of_them_and_the_database_last(fleet: Fleet) -> None:
 
     assert fleet.process.wait(PATIENCE.total_seconds()) == 0
     assert not any(map(lives, fleet.pids()))
+    for worker in ("worker1", "worker2"):
+        assert fleet.lines(worker).endswith("The worker has stopped")  # and was not killed
     assert not (fleet.data / "postgresql" / "postmaster.pid").exists()
     assert "Traceback" not in fleet.output

@@ -208,7 +208,8 @@ class Acting(Taking):
             row = (connection.execute(select(jobs).where(running).with_for_update())).one_or_none()
             if row is not None:
                 self._give_up(connection, row)
-                self._database.tell(connection, {"wake": None, "lost": [[row.worker, row.id]]})
+                lost = [] if row.worker == self._presence.me else [[row.worker, row.id]]
+                self._database.tell(connection, {"wake": None, "lost": lost})
             return row
 
         row = await self._write(work)
@@ -234,13 +235,12 @@ class Acting(Taking):
                 select(jobs).where(jobs.c.worker == worker, jobs.c.state == State.RUNNING).with_for_update()
             )
             rows = list(found)
-            for row in rows:
-                self._give_up(connection, row)
+            back = [row for row in rows if self._give_up(connection, row) is State.HELD]
             settled = (jobs.c.worker == worker) & (jobs.c.state == State.SUCCEEDED) & jobs.c.slot.is_not(None)
             connection.execute(update(jobs).where(settled).values(slot=None))
             connection.execute(delete(workers).where(workers.c.id == worker))
             self._database.tell(connection, {"wake": None})
-            return rows
+            return back
 
         rows = await self._write(work)
         if rows is None:
@@ -254,7 +254,7 @@ class Acting(Taking):
     def _say_rescued(self, worker: int, rows: Sequence[Any]) -> None:
         raise NotImplementedError
 
-    def _give_up(self, connection: Connection, row: Any) -> None:
+    def _give_up(self, connection: Connection, row: Any) -> State:
         """End an attempt whose process is dead, or hangs. A new claim number: what it may still say is refused."""
         now, deaths = self.time(), row.deaths + 1
         error = JobError(DIED, f"the process that ran it died (time {deaths} of at most {LIVES})", "")
@@ -279,6 +279,7 @@ class Acting(Taking):
         if state is State.FAILED:
             change |= {"error_type": error.type, "error_message": error.message, "traceback": ""}
         connection.execute(update(jobs).where(jobs.c.id == row.id).values(**change))
+        return state
 
     # Going
 

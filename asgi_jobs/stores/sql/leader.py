@@ -168,13 +168,15 @@ class Leader:
 
     def _say_alive(self, connection: Connection) -> bool:
         """Give a sign of life, and forget those who gave none; gives whether there are others."""
-        seen = self._keeper.row()["seen_at"]
+        signs = self._keeper.signs()
         known = connection.scalar(
-            update(workers).where(workers.c.id == self.me).values(seen_at=seen).returning(workers.c.id)
+            update(workers).where(workers.c.id == self.me).values(**signs).returning(workers.c.id)
         )
         if known is None:  # we were silent for too long
             connection.execute(workers.insert(), {"id": self.me, **self._keeper.row()})
-        connection.execute(delete(workers).where(workers.c.id != self.me, workers.c.seen_at < seen - SILENT))
+        connection.execute(
+            delete(workers).where(workers.c.id != self.me, workers.c.seen_at < signs["seen_at"] - SILENT)
+        )
         return connection.scalar(select(workers.c.id).where(workers.c.id != self.me).limit(1)) is not None
 
 

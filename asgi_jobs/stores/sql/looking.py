@@ -268,8 +268,8 @@ class Looking(Acting):
     def _workers(self, running: bool, connection: Connection) -> Any:
         runs = jobs.c.state == State.RUNNING
         rows = connection.execute(select(workers).order_by(workers.c.id)).all()
-        counted = select(jobs.c.worker, func.count()).where(runs).group_by(jobs.c.worker)
-        busy: dict[int, int] = dict(connection.execute(counted).tuples().all())
+        counted = select(jobs.c.worker, func.count().label("n")).where(runs).group_by(jobs.c.worker)
+        busy = {row.worker: row.n for row in connection.execute(counted)}
         jobs_now = connection.execute(select(*SHORT).where(runs).order_by(jobs.c.seq)).all() if running else ()
         leader = connection.scalar(select(meta.c.value).where(meta.c.key == "leader"))
         return rows, busy, jobs_now, self._alive(connection), leader

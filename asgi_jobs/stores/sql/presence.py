@@ -61,6 +61,10 @@ class Keeper(Protocol):
         """What the table of workers says of this process, but for its id."""
         ...
 
+    def signs(self) -> dict[str, Any]:
+        """What of that may have changed since."""
+        ...
+
 
 class Presence:
     """This process among the others, on PostgreSQL."""
@@ -202,7 +206,7 @@ class Presence:
         if not self._session.is_open:
             await self._session.open()
             await self._session.lock(self.me)
-        if not await self._session.is_known(self.me, self._keeper.row()["seen_at"]):
+        if not await self._session.is_known(self.me, self._keeper.signs()):
             await self._start_anew()
         now = self._monotonic()
         self._seen_free = {id: self._seen_free.get(id, now) for id in await self._session.unlocked(self.me)}

@@ -141,9 +141,9 @@ class Session:
         await connection.close()
         self._connection = None
 
-    async def is_known(self, me: int, now: float) -> bool:
+    async def is_known(self, me: int, signs: dict[str, Any]) -> bool:
         """Say that we are seen; False: others have taken over."""
-        seen = update(workers).where(workers.c.id == me).values(seen_at=now).returning(workers.c.id)
+        seen = update(workers).where(workers.c.id == me).values(**signs).returning(workers.c.id)
         return await self._asked.scalar(seen) is not None
 
     async def unlocked(self, me: int) -> list[int]:

@@ -107,16 +107,13 @@ class SqlStore(Looking):
     # What presence asks (presence.Keeper)
 
     def row(self) -> dict[str, Any]:
-        """This process, as the table of workers has it."""
-        now = self.time()
-        return {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "concurrency": self.concurrency,
-            "tasks": json.dumps(sorted(self._tasks())),
-            "started_at": now,
-            "seen_at": now,
-        }
+        """See `presence.Keeper.row`."""
+        known = {"host": socket.gethostname(), "pid": os.getpid(), "concurrency": self.concurrency}
+        return known | {"started_at": self.time()} | self.signs()
+
+    def signs(self) -> dict[str, Any]:
+        """See `presence.Keeper.signs`: tasks may be declared while the engine runs."""
+        return {"seen_at": self.time(), "tasks": json.dumps(sorted(self._tasks()))}
 
     def lose(self) -> None:
         """See `presence.Keeper.lose`."""

@@ -138,7 +138,7 @@ class Taking(Common):
             self._expect(ended)
         at = self._clock.monotonic()
         said = [self._said(outcome, at) for outcome in outcomes]
-        want = self._want(n, threads)
+        want = self._want(n, threads, {outcome.record.id for outcome in outcomes})
         hints, sweeping = self._hints, self._round
         self._hints, self._looked, self._round = (
             {},
@@ -160,7 +160,7 @@ class Taking(Common):
         self.revision += bool(outcomes or claimed)
         return Claimed(claimed, more, refused)
 
-    def _want(self, n: int, threads: int) -> Want | None:
+    def _want(self, n: int, threads: int, ended: set[str]) -> Want | None:
         """What is asked for; None: nothing."""
         tasks = self._tasks()
         known = [key for key, task in tasks.items() if threads > 0 or not task.plan.threaded]
@@ -170,7 +170,7 @@ class Taking(Common):
             return None
         if len(self._hints) > n:
             self._round = True
-        suspected = any(record.detail().deaths >= 2 for record in self._mine.values())
+        suspected = any(record.detail().deaths >= 2 and id not in ended for id, record in self._mine.items())
         return Want(
             n=n,
             tasks=known,
