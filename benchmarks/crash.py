@@ -102,6 +102,7 @@ def rows(trial: Trial, outcome: Outcome) -> list[Row]:
         "runs": report.runs,
         "runs cut off by a kill": report.cut_off,
         "ran again after their end": report.ran_again,
+        "given up after three deaths": report.given_up,
         "pairs whose order was checked": report.pairs,
     }
     return table(trial.store, numbers, outcome)

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import random
 import signal
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
@@ -22,6 +22,7 @@ from asgi_jobs.stores.sql import SqlStore
 from benchmarks.journal import Journal, Kind
 
 Work = Task[[str, float, int], Coroutine[Any, Any, None]]
+Sessions = async_sessionmaker[AsyncSession]
 
 QUEUES = tuple(f"queue {number}" for number in range(24))
 LIMITS = {"queue 0": 3, "queue 1": 2}
@@ -61,33 +62,26 @@ def build(store: str, journal: Journal, *, concurrency: int) -> tuple[Jobs, Work
 
 
 class Caller:
-    """One of several in a process that enqueue, cancel and pause as it comes."""
+    """One of several in a process that enqueue, cancel, pause and resume as it comes."""
 
-    def __init__(self, jobs: Jobs, work: Work, journal: Journal, chance: random.Random) -> None:
+    def __init__(self, jobs: Jobs, work: Work, journal: Journal, sessions: Sessions | None, seed: str) -> None:
         self.jobs = jobs
         self.work = work
         self.journal = journal
-        self.chance = chance
+        self.sessions = sessions
+        self.chance = random.Random(seed)
+        self.numbers = (f"{seed}.{number}" for number in count(1))
         self.recent: list[Job] = []
 
-    async def act(self, numbers: Iterator[int], sessions: async_sessionmaker[AsyncSession] | None) -> None:
+    async def act(self) -> None:
         """Do one thing."""
-        dice = self.chance.random()
-        if dice < 0.03 and self.recent:
-            await self.cancel(self.chance.choice(self.recent))
-        elif dice < 0.05:
-            await self.jobs.pause(self.chance.choice(QUEUES))
-        elif dice < 0.12:
-            await self.jobs.resume(self.chance.choice(QUEUES))
-        elif dice < 0.20 and sessions is not None:
-            await self.by_commit(sessions, f"{self.journal.process}.{next(numbers)}")
-        else:
-            await self.enqueue(
-                *(f"{self.journal.process}.{next(numbers)}" for _ in range(self.chance.choice((1, 1, 3))))
-            )
+        actions = {self.enqueue: 80, self.enqueue_by_commit: 8, self.cancel: 3, self.pause: 2, self.resume: 7}
+        (action,) = self.chance.choices(list(actions), list(actions.values()))
+        await action()
 
-    async def enqueue(self, *numbers: str) -> None:
-        """Call for all, then wait until all are accepted."""
+    async def enqueue(self) -> None:
+        """Call for one or several, then wait until all are accepted."""
+        numbers = [next(self.numbers) for _ in range(self.chance.choice((1, 2, 5)))]
         for number, job in [(number, self.call(number)) for number in numbers]:
             self.recent = [*self.recent[-9:], await job]
             self.journal.write(Kind.ACCEPTED, number)
@@ -101,12 +95,14 @@ class Caller:
         retry = Retry(1 if hopeless else failures, base=timedelta(milliseconds=20))
         self.journal.write(Kind.CALLED, number, queue, delayed=delay is not None, hopeless=hopeless)
         configured = self.work.using(queue=queue, name=number, retries=retry, delay=delay)
-        return configured.enqueue(number, self.chance.uniform(0, 0.15), failures)
+        return configured.enqueue(number, self.chance.choice((0.0, 0.05, 0.1, 0.5)), failures)
 
-    async def by_commit(self, sessions: async_sessionmaker[AsyncSession], number: str) -> None:
+    async def enqueue_by_commit(self) -> None:
         """Enqueue with a transaction that stays open for a while, and is sometimes taken back."""
-        queue = self.chance.choice(QUEUES)
-        async with sessions() as session:
+        if self.sessions is None:
+            return
+        number, queue = next(self.numbers), self.chance.choice(QUEUES)
+        async with self.sessions() as session:
             self.journal.write(Kind.CALLED, number, queue, by_commit=True)
             self.work.using(queue=queue, name=number, on_commit=session).enqueue(number, 0.02, 0)
             await asyncio.sleep(self.chance.uniform(0, 0.2))
@@ -117,27 +113,38 @@ class Caller:
                 await session.commit()
                 self.journal.write(Kind.ACCEPTED, number)
 
-    async def cancel(self, job: Job) -> None:
+    async def cancel(self) -> None:
         """Ask a job to stop that may wait, run or have ended."""
-        self.journal.write(Kind.CANCELLING, job.name)
-        await job.cancel(reason="as it comes")
+        if self.recent:
+            job = self.chance.choice(self.recent)
+            self.journal.write(Kind.CANCELLING, job.name)
+            await job.cancel(reason="as it comes")
+
+    async def pause(self) -> None:
+        """Let a queue stand for a while; who is killed meanwhile leaves that to the others."""
+        await self.jobs.pause(self.chance.choice(QUEUES))
+
+    async def resume(self) -> None:
+        """Let a queue go on, if it stands."""
+        await self.jobs.resume(self.chance.choice(QUEUES))
 
 
 async def enqueue(store: str, journal: Journal, seed: int) -> None:
     """Enqueue until asked to end."""
-    stop, numbers = asked_to_end(), count(1)
+    stop = asked_to_end()
     jobs, work = build(store, journal, concurrency=0)
-    postgresql = store.startswith("postgresql")
+    postgresql = store.startswith("postgresql")  # a session of SQLite would have to begin with BEGIN, and hold up all
     sessions = async_sessionmaker(create_async_engine(store)) if postgresql else None
 
     async def call(caller: Caller) -> None:
         while not stop.is_set():
-            await caller.act(numbers, sessions)
+            await caller.act()
             await asyncio.sleep(caller.chance.uniform(0, 0.1))
 
     async with jobs, asyncio.TaskGroup() as group:
         for number in range(CALLERS):
-            group.create_task(call(Caller(jobs, work, journal, random.Random(f"{seed} {journal.process} {number}"))))
+            caller = Caller(jobs, work, journal, sessions, f"{seed}.{journal.process}.{number}")
+            group.create_task(call(caller))
 
 
 async def run(store: str, journal: Journal, seed: int) -> None:

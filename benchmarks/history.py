@@ -37,6 +37,7 @@ class Report:
     runs: int
     cut_off: int
     ran_again: int
+    given_up: int
     kills: int
     pairs: int
     faults: list[Fault]
@@ -71,6 +72,7 @@ def check(events: Iterable[Event], limits: Mapping[str, int] | None = None) -> R
         runs=len(runs),
         cut_off=cut_off,
         ran_again=sum(sum(run.outcome == "ok" for run in life.runs) > 1 for life in lives.values()),
+        given_up=sum(event.kind is Kind.GAVE_UP for event in events),
         kills=len(kills),
         pairs=pairs,
         faults=faults,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.exceptions import HTTPException
 
 from asgi_jobs import errors
+from asgi_jobs.dashboard.masking import masked
 from asgi_jobs.dashboard.render import SAID
 
 STATUS: dict[type[errors.JobsError], int] = {
@@ -29,7 +30,7 @@ def said_of(error: Exception) -> tuple[int, str, dict[str, str]]:
     if isinstance(error, HTTPException):
         return error.status_code, error.detail, dict(error.headers or {})
     status = next((status for kind, status in STATUS.items() if isinstance(error, kind)), 400)
-    said = str(error) or type(error).__name__
+    said = masked(str(error)) or type(error).__name__
     return status, f"{said[:1].upper()}{said[1:]}", {}
 
 

@@ -126,9 +126,6 @@ class Dispatcher:
                 await asyncio.sleep(PAUSE_AFTER_ERROR)
                 outcomes += self._outcomes
                 self._outcomes = []
-                if not (outcomes or self.claiming):
-                    claimed = Claimed(())
-                    break
                 answer = _as_awaitable(self._store.exchange(outcomes, *self._room_beside(outcomes)))
         self._exchange, self._under_way = None, []
         self._carry_out(outcomes, claimed)

@@ -11,6 +11,7 @@ from asgi_jobs.engine.enqueued import Enqueued
 from asgi_jobs.engine.intake import Intake
 from asgi_jobs.errors import ArgumentsGone, InvalidCall
 from asgi_jobs.job import Job, Record
+from asgi_jobs.planner import called_hint
 from asgi_jobs.task import Task, With
 
 if TYPE_CHECKING:
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 
     from asgi_jobs.stores.base import DurableStore
 
-REMEDY = "a durable store keeps declared tasks only, by their key: put @jobs.task above the function, and enqueue that"
+REMEDY = (
+    ": a durable store keeps declared tasks only, by their key: put @jobs.task above the function, and enqueue that"
+)
 logger = logging.getLogger("asgi_jobs")
 
 
@@ -80,7 +83,7 @@ class DurableIntake(Intake):
             if (task is wanted or task.function is wanted) and (service is None or _takes(task, service)):
                 return task
         name = getattr(wanted, "__qualname__", None) or repr(wanted)
-        raise InvalidCall(f"{name} cannot be stored: {REMEDY}")
+        raise InvalidCall(f"{name} cannot be stored{called_hint(wanted) or REMEDY}")
 
     def _repeat(self, old: Record) -> Record:
         """As `Intake._repeat`: a task that is not declared here can be run again by those who know it."""

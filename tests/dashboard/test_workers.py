@@ -187,6 +187,7 @@ async def test_a_task_that_this_process_declares_and_no_worker_knows_is_marked(s
         assert page.count("shop.old") == 0
 
 
+@pytest.mark.parametrize("shop", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("host", ["<x-evil onload=1>", '"><x-evil>', "{{7*7}}", "\u202egnp", "a\x1b[31mb"])
 async def test_the_name_of_a_host_is_data(shop: Shop, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     await shop.open("worker-1")

@@ -107,6 +107,8 @@ async def test_a_function_that_is_no_declared_task_is_refused_at_the_call(rig: t
             jobs.enqueue(function)
     with pytest.raises(InvalidCall, match=r"@jobs\.task"):
         jobs.enqueue_with(Sender, lambda sender: sender.send("you"))
+    with pytest.raises(InvalidCall, match="called already"):
+        jobs.enqueue(work())  # type: ignore[arg-type]
 
 
 async def test_a_task_can_be_enqueued_by_its_function(rig: tuple[Jobs, LaterStore]) -> None:

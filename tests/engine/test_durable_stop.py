@@ -336,6 +336,22 @@ async def test_a_stop_says_nothing_of_outcomes_that_are_just_being_stored(caplog
     assert (job.state, warnings(caplog)) == (JobState.SUCCEEDED, [])
 
 
+async def test_a_store_that_does_not_take_an_outcome_is_waited_for_and_then_it_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    jobs, store = await running(AT_ONCE)
+    await started(jobs, "a", name="mine")
+    exchange = store.hold("exchange")
+    gates["a"].set()
+    await settle()
+    await jobs.stop()
+    exchange.set()
+
+    waited, again = warnings(caplog)
+    assert waited == "Stopping: waiting up to 0 s for the store to take what has ended"
+    assert "1 job(s) have ended, but the store did not answer: they run again: 'mine'" in again
+
+
 async def test_a_store_that_hangs_in_closing_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
     jobs, store = await running(AT_ONCE)
     store.hold("close")

@@ -239,7 +239,8 @@ class Acting(Taking):
             settled = (jobs.c.worker == worker) & (jobs.c.state == State.SUCCEEDED) & jobs.c.slot.is_not(None)
             connection.execute(update(jobs).where(settled).values(slot=None))
             connection.execute(delete(workers).where(workers.c.id == worker))
-            self._database.tell(connection, {"wake": None})
+            ended = [row.id for row in rows if row.watched and row not in back]
+            self._database.tell(connection, {"wake": None, "ended": ended})
             return back
 
         rows = await self._write(work)

@@ -56,11 +56,11 @@ class Common:
     ) -> None:
         url, engine = address_of(store)
         sqlite = url.get_backend_name() == "sqlite"
-        self._database: Sqlite | Postgresql = Sqlite(url) if sqlite else Postgresql(url, engine)
+        direct = address_of(direct_url, "direct_url")[0] if direct_url is not None else None
+        self._database: Sqlite | Postgresql = Sqlite(url) if sqlite else Postgresql(url, engine, direct)
         self._patience = (
             None if sqlite else PATIENCE
         )  # SQLite waits no longer than its timeout, and must not be cut off
-        self._direct = address_of(direct_url, "direct_url")[0] if direct_url is not None else None
         self._tasks = tasks
         self._limits = limits
         self._max_queued = max_queued
@@ -100,6 +100,9 @@ class Common:
 
     async def _write(self, work: Work[T]) -> T:
         return await self._answered(lambda: self._database.write(work), writing=True)
+
+    async def _write_at_once(self, work: Work[T]) -> T:
+        return await self._answered(lambda: self._database.write_at_once(work), writing=True)
 
     async def _read(self, work: Work[T]) -> T:
         return await self._answered(lambda: self._database.read(work), writing=False)

@@ -25,14 +25,14 @@ class Pooled:
     def __init__(self, engine: AsyncEngine) -> None:
         self._idle: set[Any] = set()
         self._listeners = (("connect", self._made), ("checkout", self._taken), ("checkin", self._given_back))
-        self._engine = engine.sync_engine
+        self.engine = engine
         for name, listener in self._listeners:
-            event.listen(self._engine, name, listener)
+            event.listen(engine.sync_engine, name, listener)
 
     def end(self) -> None:
         """Watch no longer."""
         for name, listener in self._listeners:
-            event.remove(self._engine, name, listener)
+            event.remove(self.engine.sync_engine, name, listener)
 
     def drop_idle(self) -> None:
         """The server was away: those that nobody uses may be dead without having been closed."""

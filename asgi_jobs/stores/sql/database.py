@@ -127,6 +127,10 @@ class Database(Protocol):
         """Carry out a transaction."""
         ...
 
+    async def write_at_once(self, work: Callable[[Connection], T]) -> T:
+        """The same where each statement may be a transaction of its own, which saves two round trips."""
+        ...
+
     async def read(self, work: Callable[[Connection], T]) -> T:
         """The same for one that only reads; it never waits for a writer."""
         ...

@@ -23,6 +23,8 @@ T = TypeVar("T")
 POOL = 5
 CONNECT_TIMEOUT = 10  # seconds
 PARTING = 2  # seconds for the server to see that we go
+SHARED = {"statement_cache_size": 0, "prepared_statement_cache_size": 0, "prepared_statement_name_func": str}
+"""Through a pooler that shares sessions nothing may outlive its transaction: statements are prepared without a name."""
 GATE = 0
 """Claims hold this lock shared, a pause alone; workers lock their ids, which begin at 1."""
 MADE = "asgi_jobs exchange"
@@ -59,28 +61,30 @@ PROMOTE = text(
 
 
 class Postgresql:
-    """PostgreSQL by asyncpg."""
+    """PostgreSQL by asyncpg.
 
-    def __init__(self, url: URL, engine: AsyncEngine | None) -> None:
+    Args:
+        url: of the database.
+        engine: where one was given.
+        direct: leads past a pooler that shares server sessions between transactions.
+    """
+
+    def __init__(self, url: URL, engine: AsyncEngine | None, direct: URL | None) -> None:
         self.url = url
+        self.direct = direct
         self._given = engine
         self.engine: AsyncEngine
         self.space = 0  # of advisory locks: the table's oid, so that stores in one database do not meet
         self.channel = ""
-        self.session_engine: AsyncEngine | None = None  # past a transaction pooler, where there is one
+        self._session_engine: AsyncEngine  # what is made of a session's own goes past a pooler
 
     async def open(self, *, create_tables: bool) -> None:
-        self.engine = self._given or create_async_engine(
-            self.url,
-            pool_size=POOL,
-            max_overflow=POOL,
-            connect_args={
-                "timeout": CONNECT_TIMEOUT,
-                "server_settings": {"application_name": "asgi_jobs", "jit": "off"},
-            },
-        )
-        self._pooled = Pooled(self.engine)
-        self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self.engine = self._given or _engine(self.url, POOL, **(SHARED if self.direct is not None else {}))
+        self._session_engine = self.engine if self.direct is None else _engine(self.direct, 1)
+        self._pools = [Pooled(engine) for engine in {self.engine, self._session_engine}]
+        self._reading = self.engine
+        if self.direct is None:  # one statement, one snapshot: no transaction to begin and to end
+            self._reading = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self.space = await self.write(partial(self._prepare, create_tables))
         self.channel = f"asgi_jobs_{self.space}"
 
@@ -91,25 +95,29 @@ class Postgresql:
         return int(connection.scalar(SPACE) or 0)
 
     async def close(self) -> None:
-        self._pooled.end()
-        if self._given is None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(PARTING):
-                    await self.engine.dispose()
-            self._pooled.drop_idle()
+        for pool in self._pools:
+            pool.end()
+            if pool.engine is not self._given:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(PARTING):
+                        await pool.engine.dispose()
+                pool.drop_idle()
 
     async def forget_connections(self) -> None:
         """The server was away: the connections of the pool may be dead without having been closed."""
-        if self._given is None:
-            self._pooled.drop_idle()
+        for pool in self._pools:
+            if pool.engine is not self._given:
+                pool.drop_idle()
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         async with self.engine.begin() as connection:
             return await connection.run_sync(work)
 
     async def read(self, work: Callable[[Connection], T]) -> T:
-        """One statement, one snapshot: no transaction to begin and to end."""
-        async with self._autocommit.connect() as connection:
+        return await self.write_at_once(work)
+
+    async def write_at_once(self, work: Callable[[Connection], T]) -> T:
+        async with self._reading.connect() as connection:
             return await connection.run_sync(work)
 
     async def clock(self) -> float | None:
@@ -128,8 +136,7 @@ class Postgresql:
 
     async def exchange(self, asked: Asked) -> Exchanged:
         """One call, one round trip, its own transaction."""
-        engine = self.session_engine or self.engine
-        async with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        async with self._session_engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
             return await connection.run_sync(partial(self._exchange, asked))
 
     def _exchange(self, asked: Asked, connection: Connection) -> Exchanged:
@@ -197,6 +204,12 @@ class Postgresql:
 
     def _notify(self, connection: Connection, payload: str) -> None:
         connection.execute(text("SELECT pg_notify(:channel, :payload)"), {"channel": self.channel, "payload": payload})
+
+
+def _engine(url: URL, size: int, **rest: Any) -> AsyncEngine:
+    settings = {"application_name": "asgi_jobs", "jit": "off"}
+    arguments = {"timeout": CONNECT_TIMEOUT, "server_settings": settings, **rest}
+    return create_async_engine(url, pool_size=size, max_overflow=size, connect_args=arguments)
 
 
 def wake_message(names: Sequence[str]) -> str:

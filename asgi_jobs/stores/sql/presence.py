@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from sqlalchemy import Connection, text
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from asgi_jobs.stores.sql.database import meaning
@@ -70,10 +70,9 @@ class Presence:
     """This process among the others, on PostgreSQL."""
 
     def __init__(
-        self, database: Postgresql, keeper: Keeper, *, direct: AsyncEngine | None, monotonic: Callable[[], float],
-        grace: float = GRACE, beat: float = BEAT,
-    ) -> None:  # fmt: skip
-        engine = direct or create_async_engine(database.engine.url, poolclass=NullPool)
+        self, database: Postgresql, keeper: Keeper, *, monotonic: Callable[[], float], grace: float, beat: float
+    ) -> None:
+        engine = create_async_engine(database.direct or database.engine.url, poolclass=NullPool)
         self._database = database
         self._keeper = keeper
         self._leaving = asyncio.Event()

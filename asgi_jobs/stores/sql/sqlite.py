@@ -185,6 +185,9 @@ class Sqlite:
     async def write(self, work: Callable[[Connection], T]) -> T:
         return await self._in_thread(self._writing, self._transact, self.engine, work)
 
+    async def write_at_once(self, work: Callable[[Connection], T]) -> T:
+        return await self.write(work)
+
     async def read(self, work: Callable[[Connection], T]) -> T:
         return await self._in_thread(self._reading, self._transact, self._readers, work)
 

@@ -12,8 +12,6 @@ from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, select, update
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import NullPool
 
 from asgi_jobs.errors import StoreError
 from asgi_jobs.job import Record
@@ -91,10 +89,7 @@ class SqlStore(Looking):
         database = self._database
         if isinstance(database, Sqlite):
             return Leader(database, self, runs=self.concurrency > 0, monotonic=self._clock.monotonic, beat=self.beat)
-        direct = create_async_engine(self._direct, poolclass=NullPool) if self._direct is not None else None
-        return Presence(
-            database, self, direct=direct, monotonic=self._clock.monotonic, grace=self.grace, beat=self.beat
-        )
+        return Presence(database, self, monotonic=self._clock.monotonic, grace=self.grace, beat=self.beat)
 
     async def close(self) -> None:
         """See `Store.close`."""

@@ -65,7 +65,8 @@ class Taking(Common):
 
     async def add(self, records: Sequence[Record], *, bounded: bool = True) -> Sequence[Record]:
         """See `Store.add`. May be repeated after any error: what is stored already stays as it is."""
-        made, there = await self._write(partial(self._add, records, bounded))
+        write = self._write if bounded else self._write_at_once  # what is too much is taken back
+        made, there = await write(partial(self._add, records, bounded))
         self.written([record for record in records if record.id in made])
         return [record if record.id in made else self._record(there[record.id]) for record in records]
 
