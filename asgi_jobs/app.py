@@ -47,7 +47,7 @@ from asgi_jobs.planner import Planner, called_hint
 from asgi_jobs.policy import policy_of
 from asgi_jobs.queues import describe
 from asgi_jobs.settings import Authorize, Settings, check_queue, check_text, to_origins, to_path
-from asgi_jobs.stores.base import Answer, Query, QueueInfo, Store
+from asgi_jobs.stores.base import Answer, Query, QueueInfo, Store, Ticket
 from asgi_jobs.stores.choose import open_store
 from asgi_jobs.task import Policy, Retry, Task, Using, With, check_timedelta
 
@@ -310,10 +310,11 @@ class Jobs:
 
     async def tasks(self) -> list[TaskInfo]:
         """The declared tasks, in the order of their declaration."""
-        return [await self._task_info(task) for task in list(self._tasks.values())]
+        tasks = list(self._tasks.values())
+        tickets = await self._ask(self._store.tickets([task.key for task in tasks]))
+        return [self._task_info(task, tickets[task.key]) for task in tasks]
 
-    async def _task_info(self, task: Task[Any, Any]) -> TaskInfo:
-        ticket = await self._ask(self._store.ticket(task.key))
+    def _task_info(self, task: Task[Any, Any], ticket: Ticket) -> TaskInfo:
         policy = task.policy
         return TaskInfo(
             task=task.key,

@@ -88,14 +88,13 @@ def _stuck(harm: Harm, links: Links, now: datetime) -> Attention:
 
 def _unknown(harm: Harm, links: Links, now: datetime) -> Attention:
     task, number = harm.jobs[0].task, words.amount(harm.number, "job")
-    assert harm.since is not None
     return Attention(
         id=f"a-{words.digest(task)}",
         css="warn",
         look=LOOKS["unknown"],
         what=("No worker knows ", Link(shown(task), links.jobs(task=task)), ": ", number, _wait(harm.number)),
         why=("Declare the task, deploy the worker that has it, or cancel them. Until then they keep their places.",),
-        long=words.since(harm.since, now),
+        long="" if harm.since is None else words.since(harm.since, now),
         action=_cancel_unknown(task, harm.number, links),
         say=f"No worker knows {shown(task)}",
     )

@@ -20,7 +20,7 @@ STOPPING = timedelta(seconds=10)  # a job that has not ended by then is not stop
 TICK = timedelta(seconds=1)  # what is only a matter of time is looked at again after this
 LOOKED_AT = 200  # running and failed jobs looked at, newest first: the work is bounded
 NAMED = 50  # blocked queues of which the blocking job is read
-UNKNOWN = 10  # tasks that nobody knows of which jobs are read
+UNKNOWN, OF_EACH = 5, 50  # tasks that nobody knows of which jobs are read, and how many
 QUEUES = 200  # queues read, besides those at work, paused or configured: which have waited longest
 HELD_UP = {"blocked", "stuck"}
 WAITING = (JobState.QUEUED, JobState.SCHEDULED)
@@ -44,6 +44,17 @@ class Harm:
     queue: QueueInfo | None = None
     number: int = 0
 
+    @property
+    def facts(self) -> tuple[object, ...]:
+        """What is shown of it, but for what only the clock changes."""
+        job, queue = next(iter(self.jobs), None), self.queue
+        at = job.waiting_at.frames[:1] if job is not None and job.waiting_at is not None else ()
+        return (
+            (self.kind, self.since, len(self.jobs), self.number),
+            job is not None and (job.id, job.state, job.held, job.attempt, job.cancelling, at),
+            queue and (queue.queued, queue.waiting_at),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
@@ -60,10 +71,7 @@ class Pulse:
     @property
     def facts(self) -> tuple[object, ...]:
         """What every page shows, and what the clock makes of the data: part of each ETag."""
-        harms = [
-            (harm.kind, harm.since, harm.jobs and harm.jobs[0].id, len(harm.jobs), harm.queue and harm.queue.waiting_at)
-            for harm in self.harms
-        ]
+        harms = [harm.facts for harm in self.harms]
         return tuple(self.counts.values()), harms, self.fleet.facts
 
     def holds(self, now: datetime) -> bool:
@@ -170,9 +178,10 @@ def _nobody(jobs: Jobs, fleet: Fleet, counts: dict[JobState, int]) -> list[Harm]
 async def _unknown(jobs: Jobs, fleet: Fleet) -> list[Harm]:
     harms = []
     for task, number in list(fleet.unknown.items())[:UNKNOWN]:
-        found = [job for state in WAITING for job in await jobs.find(state=state, task=task, limit=LOOKED_AT)]
-        if found:  # else somebody has just run or cancelled them
-            harms.append(Harm("unknown", min(job.enqueued_at for job in found), tuple(found), number=number))
+        found = [job for state in WAITING for job in await jobs.find(state=state, task=task, limit=OF_EACH)]
+        since = min(job.enqueued_at for job in found) if len(found) == number else None  # else there are older ones
+        if found:  # or somebody has just run or cancelled them
+            harms.append(Harm("unknown", since, tuple(found), number=number))
     return harms
 
 

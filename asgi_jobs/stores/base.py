@@ -321,7 +321,11 @@ class Store(Protocol):
         ...
 
     def ticket(self, task: str) -> Answer[Ticket]:
-        """What is known of the runs of a scheduled task."""
+        """What is known of the runs of a scheduled task, for whoever proposes them: it is seen from now on."""
+        ...
+
+    def tickets(self, tasks: Sequence[str]) -> Answer[dict[str, Ticket]]:
+        """The same of several tasks, each of them, for whoever only looks."""
         ...
 
     def prune(self, keep: float, limit: int) -> Answer[int]:

@@ -128,6 +128,10 @@ class MemoryStore:
             return ticket._replace(job=None)
         return ticket
 
+    def tickets(self, tasks: Sequence[str]) -> dict[str, Ticket]:
+        """See `Store.tickets`."""
+        return {task: self.ticket(task) for task in tasks}
+
     def _one_per_key(self, records: Sequence[Record]) -> Sequence[Record]:
         """In place of a record whose `unique` key is taken, the unfinished job that has it."""
         taken: dict[str, Record] = {}

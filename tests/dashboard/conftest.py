@@ -39,7 +39,7 @@ async def site() -> AsyncIterator[Site]:
         await client.aclose()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
 async def shop(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Shop]:
     """A database with a web process on it, which runs nothing."""
     async with opened(request.param, tmp_path) as shop:

@@ -36,11 +36,16 @@ class Shop:
         self.tasks: dict[str, Task[Any, Any]] = {}  # of the first process
         self._stack = stack
 
-    async def open(self, host: str | None = None, *, more: bool = False, **settings: Any) -> Jobs:
-        """A process; of another machine where a host is named. `more`: it knows one task that the others do not."""
+    def make(self, **settings: Any) -> Jobs:
+        """A process that has not started."""
         jobs = Jobs(store=self.url, authorize=lambda request: True, **settings)
-        tasks = self._declare(jobs, more=more)
+        tasks = self._declare(jobs)
         self.tasks = self.tasks or tasks
+        return jobs
+
+    async def open(self, host: str | None = None, **settings: Any) -> Jobs:
+        """A process that has; of another machine where a host is named."""
+        jobs = self.make(**settings)
         with patch.object(socket, "gethostname", lambda: host or HERE):
             await self._stack.enter_async_context(jobs)
         return jobs
@@ -74,7 +79,7 @@ class Shop:
         assert answer.status_code == 200, path
         return answer.json()
 
-    def _declare(self, jobs: Jobs, *, more: bool) -> dict[str, Task[Any, Any]]:
+    def _declare(self, jobs: Jobs) -> dict[str, Task[Any, Any]]:
         async def fine(word: str = "") -> None:
             """Does what it should."""
 
@@ -97,13 +102,7 @@ class Shop:
                     continue
 
         functions = [fine, broken, hold, deaf]
-        declared = {function.__name__: jobs.task(key=f"shop:{function.__name__}")(function) for function in functions}
-        if more:
-            declared["new"] = jobs.task(key="shop:new")(_new)
-        return declared
-
-
-async def _new() -> None: ...
+        return {function.__name__: jobs.task(key=f"shop:{function.__name__}")(function) for function in functions}
 
 
 @asynccontextmanager

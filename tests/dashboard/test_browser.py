@@ -6,10 +6,12 @@ import asyncio
 import os
 import re
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import pytest_asyncio
@@ -19,7 +21,10 @@ from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from asgi_jobs import Jobs, JobState, current_job
+from asgi_jobs import Jobs, JobState, StoreAway, current_job
+
+from .fleet import opened
+from .test_workers import unknown_job
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]  # one browser for all
 
@@ -62,7 +67,7 @@ async def broken() -> None:
     raise ValueError("out of paper")
 
 
-async def serve(jobs: Jobs) -> AsyncIterator[Site]:
+async def serve(jobs: Jobs) -> AsyncGenerator[Site, None]:
     listener = socket.create_server(("127.0.0.1", 0))
     app = Starlette(routes=[Mount("/jobs", jobs)])
     config = uvicorn.Config(app, lifespan="off", ws="none", log_config=None, timeout_graceful_shutdown=1)
@@ -79,7 +84,7 @@ async def serve(jobs: Jobs) -> AsyncIterator[Site]:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def site() -> AsyncIterator[Site]:
+async def site() -> AsyncGenerator[Site, None]:
     jobs = Jobs(authorize=lambda request: True, title="Shop jobs", queues={"thumbnails": 4})
     jobs.task(every=timedelta(hours=6))(fine)
     jobs.task(cron="0 3 * * *", timezone="Europe/Berlin", key="shop:nightly_report")(report)
@@ -88,7 +93,7 @@ async def site() -> AsyncIterator[Site]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser() -> AsyncIterator[Browser]:
+async def browser() -> AsyncGenerator[Browser, None]:
     path = os.environ.get("ASGI_JOBS_CHROMIUM", "/usr/bin/chromium")
     async with async_playwright() as playwright:
         given = path if Path(path).exists() else None  # else Playwright's own
@@ -98,7 +103,7 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def page(browser: Browser) -> AsyncIterator[Page]:
+async def page(browser: Browser) -> AsyncGenerator[Page]:
     """A page that complains of whatever the browser complains of."""
     context = await browser.new_context()
     page = await context.new_page()
@@ -363,8 +368,56 @@ async def test_every_page_is_accessible_and_fits(site: Site, browser: Browser, w
         await fits(page, site.address + path)
 
 
-async def fits(page: Page, address: str) -> None:
+@pytest.mark.parametrize("width", [1280, 375])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_every_page_of_a_database_is_accessible_and_fits(
+    browser: Browser, tmp_path: Path, width: int, scheme: Any
+) -> None:
+    context: BrowserContext = await browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page = await context.new_page()
+    async with opened("sqlite", tmp_path) as shop, aclosing(serve(shop.make(concurrency=0))) as sites:
+        site = await anext(sites)
+        waiting = await shop.enqueue("hold", queue="email")
+        await fits(page, f"{site.address}/jobs/{waiting.id}")  # before the first worker
+        await shop.open("worker-1." + "x" * 60)
+        await shop.started.wait()
+        unknown = await unknown_job(shop, queue="invoices")
+        await fits(page, f"{site.address}/workers", "main details summary")
+        for path in ("/", "/tasks", "/queues", f"/jobs/{unknown}"):
+            await fits(page, site.address + path)
+        await fits(page, f"{site.address}/jobs/{waiting.id}", "main .confirm summary")
+        site.jobs.counts = gone  # type: ignore[method-assign]
+        await shop.enqueue("fine")
+        await fits(page, f"{site.address}/")
+        shop.go.set()
+
+
+async def gone() -> Any:
+    raise StoreAway(f"the store at postgresql+asyncpg://db.{'x' * 60}/shop does not answer")
+
+
+async def test_a_page_that_found_no_database_shows_the_jobs_when_it_is_there_again(
+    browser: Browser, tmp_path: Path
+) -> None:
+    page = await browser.new_page()
+    async with opened("sqlite", tmp_path) as shop, aclosing(serve(shop.make(concurrency=0))) as sites:
+        site = await anext(sites)
+        await shop.enqueue("fine", delay=HOUR, name="Receipt 7")
+        with patch.object(site.jobs, "counts", gone):
+            await page.goto(f"{site.address}/jobs")
+            await expect(page.get_by_role("heading", name="The database does not answer")).to_be_visible()
+            await page.keyboard.press("r")
+            await expect(page.get_by_role("alert")).to_be_visible()
+        await page.get_by_role("button", name="Try now").click()
+        await expect(page.get_by_role("link", name="Receipt 7")).to_be_visible()
+        await expect(page.get_by_role("link", name="Scheduled 1")).to_be_visible()
+        await expect(page.locator("#away")).to_be_empty()
+
+
+async def fits(page: Page, address: str, open: str = "") -> None:
     await page.goto(address)
+    if open:
+        await page.locator(open).first.click()
     assert await page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, address
     found = await Axe().run(page)
     assert found.violations_count == 0, f"{address}: {found.generate_report()}"

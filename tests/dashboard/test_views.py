@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
@@ -20,6 +22,8 @@ from asgi_jobs.dashboard.timeline import timeline
 from asgi_jobs.dashboard.views import Code, Link, Parts, Strong
 from asgi_jobs.dashboard.why import Around
 from asgi_jobs.dashboard.words import Moment
+from asgi_jobs.info import Place
+from asgi_jobs.job import Attempt, JobError
 from asgi_jobs.testing import FakeClock
 
 LINKS = Links("/jobs")
@@ -345,3 +349,46 @@ def test_where_no_frame_is_the_applications_the_place_of_the_error_is_shown() ->
 )
 def test_links_begin_with_one_slash_whatever_the_prefix(prefix: str, link: str) -> None:
     assert Links.below({"root_path": prefix}).jobs() == link
+
+
+def ended(start: datetime, error: JobError | None, number: int) -> Attempt:
+    return Attempt(start + number * SECOND, start + (number + 0.5) * SECOND, error)
+
+
+CUT_OFF = ["Enqueued by code", "Interrupted, back to its place", "1st try failed"]
+
+
+@pytest.mark.parametrize(
+    ("state", "texts"),
+    [
+        (JobState.RUNNING, [*CUT_OFF, "Its process died", "2nd try started"]),
+        (JobState.FAILED, [*CUT_OFF, "2nd try failed", "Its process died"]),
+    ],
+)
+def test_what_a_stop_or_the_death_of_a_process_cut_off_is_told_and_is_no_try(state: JobState, texts: list[str]) -> None:
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    wrong, died = JobError("ValueError", "", ""), JobError("asgi_jobs.errors.ProcessDied", "", "")
+    errors = [None, wrong, died] if state is JobState.RUNNING else [None, wrong, wrong, died]
+    job: Any = SimpleNamespace(
+        state=state,
+        source="code",
+        retry_of=None,
+        run_at=None,
+        held=False,
+        cancel_requested_at=None,
+        retries=2,
+        deaths=3,
+        attempt=2 if state is JobState.RUNNING else 3,
+        attempts=[ended(start, error, number) for number, error in enumerate(errors)],
+        enqueued_at=start,
+        started_at=start + 5 * SECOND,
+    )
+    steps = timeline(job, LINKS, start + 9 * SECOND)
+    assert [step.text for step in steps] == texts
+    if state is JobState.FAILED:
+        assert said(steps[-1].note) == "after 500 ms, the 3rd time: it is not run again"
+
+
+def test_a_place_far_behind_is_not_counted_out() -> None:
+    assert said(views.standing(Place(1_001, None), LINKS)) == "More than 1,000 are before it"
+    assert said(views.standing(Place(1_000, None), LINKS)) == "1,000th"

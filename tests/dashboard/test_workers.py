@@ -27,7 +27,7 @@ def text_of(page: str) -> str:
 
 def row_of(page: str, host: str) -> str:
     """The row of a process, as text."""
-    (row,) = [row for row in re.findall(r'<tr id="w-.*?</tr>', page, re.DOTALL) if host in row]
+    (row,) = [row for row in re.findall(r'<tr id="w-.*?</tr>', page, re.DOTALL) if f"{host}:" in row]
     return text_of(row)
 
 
@@ -100,6 +100,20 @@ async def test_a_process_that_is_gone_is_said_in_words(shop: Shop, monkeypatch: 
     assert f"worker-1:{os.getpid()} is not alive any more." in page
     shop.go.set()
     await job.wait()
+
+
+@pytest.mark.parametrize("shop", ["sqlite"], indirect=True)
+async def test_a_process_that_stands_by_gives_no_places(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    await shop.open("worker-1", concurrency=10)
+    await shop.open("worker-2", concurrency=10)
+    told(shop.web, monkeypatch, lambda one: replace(one, standby=one.host == "worker-2"))
+    page = await shop.page("/workers")
+    assert "0 of 10 now" in row_of(page, "worker-1")
+    assert "stands by now" in row_of(page, "worker-2")
+    assert "1 worker, 0 of 10 places busy; 1 stands by; 1 process only enqueues." in text_of(page)
+    told(shop.web, monkeypatch, lambda one: replace(one, standby=bool(one.concurrency)))
+    await shop.enqueue("fine")
+    assert "No worker runs" not in await shop.page("/")  # one of them is just taking over
 
 
 async def test_where_no_worker_lives_and_jobs_wait_every_page_says_so(shop: Shop) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from asgi_jobs import Jobs
+from asgi_jobs.stores.sql import outage
 from tests.durable.server import Server, own_server
 from tests.durable.worker import Stage, declare, hurried, impatient
 
@@ -38,6 +39,12 @@ async def start(stage: Stage) -> AsyncIterator[Callable[..., Any]]:
             return jobs, tasks
 
         yield started
+
+
+@pytest.fixture(autouse=True)
+def soon_calm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An outage is over, for the log, sooner than else."""
+    monkeypatch.setattr(outage, "CALM", 0.3)
 
 
 @pytest.fixture

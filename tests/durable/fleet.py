@@ -98,7 +98,7 @@ async def worker(
     ours, theirs = socket.socketpair()
     with theirs:
         process = PROCESSES.Process(target=main, args=(theirs, str(store), {"pace": pace or PACE, **options}))
-        process.start()
+        await asyncio.to_thread(process.start)
     made = Worker(process, *await asyncio.open_connection(sock=ours))
     try:
         if wait:

@@ -94,10 +94,14 @@ class LaterStore(MemoryStore):
 
     def end_elsewhere(self, record: Record) -> None:
         """Another process runs the job, and tells of its end."""
-        claimed = MemoryStore.exchange(self, (), 1, 1)
-        assert list(claimed.jobs) == [record]
+        self.claim_elsewhere(record)
         self.end(record)
         self.callbacks.ended([record.id])
+
+    def claim_elsewhere(self, record: Record) -> None:
+        """Another process runs the job."""
+        claimed = MemoryStore.exchange(self, (), 1, 1)
+        assert list(claimed.jobs) == [record]
 
     def end(self, record: Record) -> None:
         """The end of a job is stored, whoever ran it."""

@@ -12,6 +12,7 @@ import pytest
 from dishka import Provider, Scope
 
 from asgi_jobs import (
+    ArgumentsGone,
     DeadlockError,
     InvalidCall,
     InvalidOption,
@@ -55,6 +56,10 @@ async def wait_for(gate: str) -> str:
 class Sender:
     async def send(self, to: str) -> str:
         return f"sent to {to}"
+
+
+class LoudSender(Sender):
+    pass
 
 
 @pytest.fixture(autouse=True)
@@ -131,8 +136,9 @@ async def test_a_method_of_a_service_that_was_declared_can_be_enqueued_in_both_w
     async with jobs:
         assert await jobs.enqueue(Sender.send, "you").result(SOON) == "sent to you"
         assert await jobs.enqueue_with(Sender, "send", "me").result(SOON) == "sent to me"
-        with pytest.raises(InvalidCall, match=r"@jobs\.task"):
-            jobs.enqueue_with(Sender, "sends", "me")
+        for service, method in ((Sender, "sends"), (LoudSender, "send")):  # no such method, and of another service
+            with pytest.raises(InvalidCall, match=r"@jobs\.task"):
+                jobs.enqueue_with(service, method, "me")
 
 
 async def test_an_argument_that_is_no_json_is_refused_at_the_call_by_its_name(rig: tuple[Jobs, LaterStore]) -> None:
@@ -163,6 +169,29 @@ async def test_a_job_is_run_again_with_what_is_stored_of_it(rig: tuple[Jobs, Lat
     assert await second.result(SOON) == "did it"
     assert (second.name, second.queue, second.source, second.retry_of) == ("mine", "q", "manual", first.id)
     assert first.repeatable
+
+
+async def test_a_job_of_a_task_that_is_not_declared_here_can_be_run_again_by_those_who_know_it(
+    rig: tuple[Jobs, LaterStore],
+) -> None:
+    jobs, store = rig
+    first = await jobs.enqueue(work, "it").wait(SOON)
+    store.hold("exchange")
+    first._record.func = None  # as the store reads it, then
+    second = await jobs.retry(first.id)
+
+    assert first.repeatable
+    assert second._record.detail().payload == '["it"]'
+    assert second.task == first.task
+    store._gates["exchange"].set()
+
+
+async def test_a_job_whose_arguments_are_gone_cannot_be_run_again(rig: tuple[Jobs, LaterStore]) -> None:
+    jobs, _ = rig
+    job = await jobs.enqueue(work, "it").wait(SOON)
+    job._record.detail().payload = None
+    with pytest.raises(ArgumentsGone):
+        await jobs.retry(job.id)
 
 
 async def test_a_declared_task_is_run_from_the_page(rig: tuple[Jobs, LaterStore]) -> None:
@@ -297,7 +326,10 @@ async def test_join_asks_at_once_when_the_last_job_here_has_ended(rig: tuple[Job
         await joining
 
 
-async def test_join_asks_at_once_when_a_job_has_ended_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("how", ["ended", "wake"])
+async def test_join_asks_at_once_when_it_is_told_of_something_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
     monkeypatch.setattr(durable, "ASK_AGAIN", 60)
     jobs, store = durable_jobs(concurrency=0)
     task = jobs.task(work)
@@ -305,7 +337,12 @@ async def test_join_asks_at_once_when_a_job_has_ended_elsewhere(monkeypatch: pyt
         job = await task.enqueue()
         joining = asyncio.ensure_future(jobs.join())
         await until(lambda: store.calls.count("pending") == 1)
-        store.end_elsewhere(job._record)
+        if how == "ended":
+            store.end_elsewhere(job._record)
+        else:
+            store.claim_elsewhere(job._record)
+            store.end(job._record)
+            store.callbacks.wake()
         async with asyncio.timeout(5):
             await joining
 
@@ -374,6 +411,26 @@ async def test_a_job_that_may_not_go_on_here_goes_back_to_its_place_and_does_not
     assert "other is cancelled" not in seen
 
 
+async def test_a_job_that_went_back_is_told_of_before_it_starts_again_also_after_an_exchange_that_failed(
+    rig: tuple[Jobs, LaterStore],
+) -> None:
+    jobs, store = rig
+    job = await started(jobs, "it")
+    told: list[tuple[str, JobState]] = []
+    jobs.subscribe(lambda event: told.append((event.kind, event.job.state)))
+    exchange = store.hold("exchange")
+    jobs._engine.wake()
+    await settle()
+    store.callbacks.lost([job.id])
+    await settle()
+    store.fail("exchange", StoreAway("away"))
+    exchange.set()
+    await until(lambda: seen.count("it starts") == 2)
+    gates["it"].set()
+
+    assert told == [("interrupted", JobState.QUEUED), ("started", JobState.RUNNING)]
+
+
 async def test_all_that_runs_may_be_lost_at_once(rig: tuple[Jobs, LaterStore]) -> None:
     jobs, store = rig
     both = [await started(jobs, name) for name in ("a", "b")]
@@ -417,13 +474,15 @@ async def test_an_outcome_that_is_refused_is_not_told_as_an_end(
     gates["it"].set()
     await until(lambda: caplog.records)
     early = waiting.done()
-    job._record.finished = 1.0  # as the store reads it, when it has ended there
+    job._record.finished, job._record.state = 1.0, JobState.SUCCEEDED  # as the store reads it, when it has ended there
     store.callbacks.ended([job.id])
     await waiting
+    with pytest.raises(ResultNotKept):  # what it gave here does not count
+        await job.result()
 
     assert "outcome of 1 job(s) was refused" in caplog.text
     assert (early, kinds) == (False, [])
-    job._record.finished = None
+    job._record.finished, job._record.state = None, JobState.RUNNING
     store.end(job._record)
 
 
@@ -614,6 +673,7 @@ async def test_a_job_that_runs_in_another_process_can_be_waited_for_in_a_job() -
     async def outer() -> str:
         job = await inner.enqueue(queue="q")
         held.append(job)
+        await until(lambda: job.state is JobState.RUNNING)  # there
         await job.wait()
         return "waited"
 

@@ -374,10 +374,12 @@ def test_a_loop_that_was_closed_without_a_stop_leaves_nothing_that_the_next_star
     jobs, store = durable_jobs(shutdown_timeout=AT_ONCE)
     task = jobs.task(wait_for)
 
+    lives: list[Job] = []
+
     async def first() -> None:
         await jobs.open()
         await jobs.begin()
-        await started(jobs, "a")
+        lives.append(await started(jobs, "a"))
         store.hold("exchange")
         jobs._engine.wake()
         await settle()
@@ -392,6 +394,7 @@ def test_a_loop_that_was_closed_without_a_stop_leaves_nothing_that_the_next_star
 
     asyncio.run(first())
     assert asyncio.run(second()) == "b"
+    assert lives[0].state is JobState.RUNNING  # until the store sees that nobody runs it
 
 
 async def test_a_stop_that_is_cancelled_does_the_rest_all_the_same() -> None:

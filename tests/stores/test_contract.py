@@ -973,6 +973,16 @@ async def test_a_ticket_names_the_last_run_while_its_record_is_kept(store: Bench
     assert (ticket.last, ticket.job) == (100.0, None)
 
 
+async def test_tickets_of_several_tasks_are_looked_at_together(store: Bench) -> None:
+    await resolve(store.store.propose(store.job("run", task="m:nightly"), 100.0))
+    tickets = await resolve(store.store.tickets(["m:nightly", "m:hourly"]))
+    assert [(ticket.last, ticket.job and ticket.job.name) for ticket in tickets.values()] == [
+        (100.0, "run"),
+        (None, None),
+    ]
+    assert await resolve(store.store.tickets([])) == {}
+
+
 async def test_a_run_that_the_store_has_no_room_for_may_be_proposed_again(make: Make) -> None:
     store = await make(max_queued=1)
     (blocking,) = await store.queue(None, "blocking")

@@ -394,6 +394,14 @@ async def test_a_process_that_has_closed_the_store_is_not_listed(bench: Bench, s
     await inside(other).open(other)
 
 
+async def test_a_schedule_is_remembered_from_when_it_was_first_proposed_for_and_not_by_a_look(bench: Bench) -> None:
+    assert (await inside(bench).tickets(["m:nightly"]))["m:nightly"].since is None
+    first = (await inside(bench).ticket("m:nightly")).since
+    bench.now += 60
+    assert (await inside(bench).ticket("m:nightly")).since == first is not None
+    assert (await inside(bench).tickets(["m:nightly"]))["m:nightly"].since == first
+
+
 async def test_a_tick_leads_to_one_run_in_the_whole_fleet(bench: Bench, second: Second) -> None:
     other = await second()
     told = [

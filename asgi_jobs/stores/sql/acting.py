@@ -11,7 +11,6 @@ from sqlalchemy import Connection, case, delete, func, insert, select, update
 from asgi_jobs.errors import ProcessDied
 from asgi_jobs.job import Attempt, JobError, Record
 from asgi_jobs.stores.base import Cancelled, Ticket
-from asgi_jobs.stores.sql.common import one_row
 from asgi_jobs.stores.sql.rows import read_attempts, signs_of_life, storable, to_date, write_attempts
 from asgi_jobs.stores.sql.tables import SHORT, State, jobs, paused, ticks, workers
 from asgi_jobs.stores.sql.taking import Taking
@@ -163,19 +162,27 @@ class Acting(Taking):
 
     async def ticket(self, task: str) -> Ticket:
         """See `Store.ticket`."""
-        look = partial(one_row, select(ticks).where(ticks.c.task == task))
-        row = await self._read(look)
-        if row is None and self._declares_schedule(task):
+        ticket = (await self.tickets([task]))[task]
+        if ticket.since is None:
             await self._write(partial(self._see, task))
-            row = await self._read(look)
-        if row is None:
-            return Ticket(None, 0, None)
-        job = await self.get(row.job) if row.job is not None else None
-        return Ticket(row.tick, row.skipped, job, row.since_at)
+            ticket = (await self.tickets([task]))[task]
+        return ticket
 
-    def _declares_schedule(self, task: str) -> bool:
-        declared = self._tasks().get(task)
-        return declared is not None and declared.policy.schedule is not None
+    async def tickets(self, tasks: Sequence[str]) -> dict[str, Ticket]:
+        """See `Store.tickets`."""
+        rows, runs = await self._read(partial(self._tickets, tasks))
+        found = {
+            row.task: Ticket(
+                row.tick, row.skipped, self._record(runs[row.job]) if row.job in runs else None, row.since_at
+            )
+            for row in rows
+        }
+        return {task: found.get(task, Ticket(None, 0, None)) for task in tasks}
+
+    def _tickets(self, tasks: Sequence[str], connection: Connection) -> tuple[Sequence[Any], dict[str, Any]]:
+        rows = connection.execute(select(ticks).where(ticks.c.task.in_(tasks))).all()
+        runs = connection.execute(select(*SHORT).where(jobs.c.id.in_([row.job for row in rows if row.job is not None])))
+        return rows, {row.id: row for row in runs}
 
     # Jobs that run
 

@@ -82,9 +82,9 @@ class Postgresql:
         self.engine = self._given or _engine(self.url, POOL, **(SHARED if self.direct is not None else {}))
         self._session_engine = self.engine if self.direct is None else _engine(self.direct, 1)
         self._pools = [Pooled(engine) for engine in {self.engine, self._session_engine}]
-        self._reading = self.engine
+        self._at_once = self.engine
         if self.direct is None:  # one statement, one snapshot: no transaction to begin and to end
-            self._reading = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+            self._at_once = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self.space = await self.write(partial(self._prepare, create_tables))
         self.channel = f"asgi_jobs_{self.space}"
 
@@ -117,7 +117,7 @@ class Postgresql:
         return await self.write_at_once(work)
 
     async def write_at_once(self, work: Callable[[Connection], T]) -> T:
-        async with self._reading.connect() as connection:
+        async with self._at_once.begin() as connection:
             return await connection.run_sync(work)
 
     async def clock(self) -> float | None:
