@@ -1,5 +1,6 @@
 """The command: ``python -m benchmarks memory | sql | crash | fleet``."""
 
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -14,4 +15,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # servers and processes that were started end with it
     sys.exit(main())

@@ -40,7 +40,7 @@ class Fleet:
     def facts(self) -> tuple[object, ...]:
         """What a page shows of it, but for what only the clock changes: when the living were last seen."""
         workers = [(one.id, one.alive, one.standby, one.concurrency, one.busy, one.tasks) for one in self.workers]
-        return workers, dict(self.unknown)
+        return workers, self.unknown
 
     def of(self, job: Job) -> WorkerInfo | None:
         """The process that runs a job, or ran it last, while it is known."""
@@ -52,7 +52,7 @@ async def fleet_of(jobs: Jobs) -> Fleet:
     if not jobs.durable:
         return Fleet()
     fleet = Fleet(in_order(await jobs.workers(running=False)))
-    return replace(fleet, unknown=await jobs.unknown_tasks()) if fleet.able else fleet
+    return replace(fleet, unknown=dict(sorted((await jobs.unknown_tasks()).items()))) if fleet.able else fleet
 
 
 def in_order(workers: Sequence[WorkerInfo]) -> list[WorkerInfo]:

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from asgi_jobs import Jobs, WorkerInfo
+from asgi_jobs.testing import FakeClock
 
 from .conftest import Site
 from .fleet import HERE, Shop
+from .test_security import HOSTILE, check_page
 
 HOUR = timedelta(hours=1)
 WORKER = {"id", "host", "pid", "started_at", "seen_at", "alive", "concurrency", "tasks", "running"}
@@ -103,6 +105,19 @@ async def test_a_process_that_is_gone_is_said_in_words(shop: Shop, monkeypatch: 
 
 
 @pytest.mark.parametrize("shop", ["sqlite"], indirect=True)
+async def test_a_death_that_nobody_tells_of_is_seen_within_a_second(
+    shop: Shop, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeClock()
+    web = await shop.open("web-2", concurrency=0, clock=clock)
+    client = site(web)
+    assert "not alive" not in (await client.get("/workers")).text
+    told(web, monkeypatch, lambda one: replace(one, alive=one.host == "web-2"))
+    await clock.advance(timedelta(seconds=1))
+    assert "1 not alive" in (await client.get("/workers")).text
+
+
+@pytest.mark.parametrize("shop", ["sqlite"], indirect=True)
 async def test_a_process_that_stands_by_gives_no_places(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     await shop.open("worker-1", concurrency=10)
     await shop.open("worker-2", concurrency=10)
@@ -154,10 +169,10 @@ async def test_every_page_of_a_database_leads_to_the_workers(shop: Shop) -> None
 async def make_invoice() -> None: ...
 
 
-async def unknown_job(shop: Shop, **options: Any) -> str:
+async def unknown_job(shop: Shop, key: str = "shop.old:make_invoice", **options: Any) -> str:
     """A job of a task that its process alone had declared, and the others do not know."""
     async with Jobs(store=shop.url, concurrency=0) as old:
-        task = old.task(key="shop.old:make_invoice")(make_invoice)
+        task = old.task(key=key)(make_invoice)
         return (await task.using(**options).enqueue()).id
 
 
@@ -216,3 +231,13 @@ async def test_the_name_of_a_host_is_data(shop: Shop, monkeypatch: pytest.Monkey
     assert {worker["host"] for worker in await shop.data("/workers")} == {host}
     shop.go.set()
     await job.wait()
+
+
+@pytest.mark.parametrize("shop", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("text", [text for text in HOSTILE if text.isprintable() or "\u202e" in text])
+async def test_the_key_of_a_task_that_nobody_knows_is_data(shop: Shop, text: str) -> None:
+    await shop.open("worker-1")
+    id = await unknown_job(shop, f"k:{text}", name=text, queue=text)
+    for path in ("/", "/jobs", "/queues", "/tasks", f"/jobs/{id}"):
+        check_page(await shop.page(path))
+        await shop.data(path)

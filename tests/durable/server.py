@@ -32,7 +32,9 @@ class Server:
 
     def start(self) -> None:
         folder = self._server.pgdata
-        self._control("-w", "-l", str(folder / "log"), "-o", f"-h 127.0.0.1 -p {self.port} -k {folder} {QUICK}", "start")
+        self._control(
+            "-w", "-l", str(folder / "log"), "-o", f"-h 127.0.0.1 -p {self.port} -k {folder} {QUICK}", "start"
+        )
 
     def stop(self) -> None:
         """At once: connections are broken in the middle of what they do."""

@@ -1,4 +1,4 @@
-"""`on_commit` on the store's own database: the job is a row of the transaction of a session, whatever becomes of that."""
+"""`on_commit` on the store's own database: the job is a row of the session's transaction, whatever becomes of it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from asgi_jobs import JobNotFound, Jobs, JobState, NotStored, StoreLocked
 from asgi_jobs.stores.sql import sqlite
+from tests.durable.fleet import worker
 from tests.durable.server import Server
 from tests.durable.worker import Stage
 
@@ -167,11 +168,7 @@ async def test_a_sync_session_in_a_thread_does_the_same(
     assert (len(stage.texts("ran")), await kept(jobs), await users(engine)) == (commits, commits, commits)
 
 
-async def test_a_job_of_a_commit_starts_in_another_process_too(
-    store: str, engine: AsyncEngine, start: Start
-) -> None:
-    from tests.durable.fleet import worker
-
+async def test_a_job_of_a_commit_starts_in_another_process_too(store: str, engine: AsyncEngine, start: Start) -> None:
     jobs, tasks = await start(store, concurrency=0)
     async with worker(store) as runner:
         async with AsyncSession(engine) as session, session.begin():

@@ -85,7 +85,7 @@ async def test_a_server_that_is_stopped_and_started_again_loses_nothing(
     await long.refresh()
     assert (long.attempt, long.state) == (1, JobState.SUCCEEDED)
     assert await well(jobs)
-    await until(lambda: outages(complaints()) == ["away", "given up", "back"], 3)
+    await until(lambda: outages(complaints()) == ["away", "given up", "back"], 8)
 
 
 async def _enqueued(jobs: Jobs, task: Any, *args: Any, **options: Any) -> Any:
@@ -107,7 +107,7 @@ async def test_a_job_outlives_an_outage_shorter_than_the_grace(
         server.start()
     assert (await job.wait()).state is JobState.SUCCEEDED
     assert stage.texts("began") == ["job"]
-    await until(lambda: outages(complaints()) == ["away", "back"], 3)
+    await until(lambda: outages(complaints()) == ["away", "back"], 8)
 
 
 async def test_a_silence_shorter_than_the_grace_is_only_a_delay(
@@ -148,7 +148,7 @@ async def test_a_silence_longer_than_the_grace_ends_what_runs_and_it_runs_again(
     assert stage.texts("began") == ["long", "long"]
     assert stage.texts("ran") == ["first", "second", "third"]
     assert (await jobs.counts())[JobState.SUCCEEDED] == 4
-    await until(lambda: "away" not in outages(complaints()) or "back" in outages(complaints()), 3)
+    await until(lambda: "away" not in outages(complaints()) or "back" in outages(complaints()), 8)
     said = outages(complaints())
     said.remove("given up")
     assert said in ([], ["away", "back"]), "the late answer may still have come in time for the transactions"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,9 @@ def deaths(job: Job) -> list[str]:
     return [attempt.error.type for attempt in job.attempts if attempt.error]
 
 
-async def test_jobs_of_one_queue_run_in_order_and_never_side_by_side_whoever_runs_them(store: str, start: Start) -> None:
+async def test_jobs_of_one_queue_run_in_order_and_never_side_by_side_whoever_runs_them(
+    store: str, start: Start
+) -> None:
     jobs, tasks = await start(store, concurrency=0)
     async with worker(store, concurrency=4) as one, worker(store, concurrency=4) as other:
         enqueued = [
@@ -44,7 +47,7 @@ async def test_jobs_of_one_queue_run_in_order_and_never_side_by_side_whoever_run
         await job.refresh()
         lines[job.queue].append(job)
     for line in lines.values():
-        for before, after in zip(line, line[1:], strict=False):
+        for before, after in pairwise(line):
             assert before.finished_at is not None
             assert after.started_at is not None
             assert before.finished_at <= after.started_at

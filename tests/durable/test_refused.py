@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -182,8 +183,6 @@ def pooler(server: Server, tmp_path: Path) -> Callable[[str], Any]:
 
 
 async def listening(port: int) -> None:
-    import asyncio
-
     async def reached() -> bool:
         try:
             _, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -58,7 +58,7 @@ def locked(file: Path) -> Iterator[None]:
 
 def whole(file: Path) -> bool:
     with closing(sqlite3.connect(file)) as connection:
-        return connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        return bool(connection.execute("PRAGMA integrity_check").fetchone() == ("ok",))
 
 
 async def is_ill(jobs: Jobs) -> bool:
@@ -79,9 +79,8 @@ async def test_a_full_disk_is_said_where_a_job_is_enqueued_and_costs_none_that_w
     monkeypatch.setattr(outage, "CALM", 2.0)  # a small row may still fit in
     ballast = disk / "ballast"
     _fill(ballast)
-    with pytest.raises((NotStored, StoreUnusable), match="full"):
-        for _ in range(100):
-            await jobs.enqueue(tasks["note"], "x" * 10_000)
+    with pytest.raises(NotStored, match="full"):
+        await jobs.enqueue(tasks["note"], "x" * 100_000)
     stage.gates["runs meanwhile"].set()  # its outcome cannot be stored
     await until(lambda: is_ill(jobs))
     assert any("full" in reason for reason in (await jobs.health()).reasons)
@@ -155,10 +154,8 @@ async def test_garbage_is_refused_at_the_start(file: Path, start: Start) -> None
 
 
 async def test_a_damaged_file_is_refused_at_the_start(file: Path, start: Start) -> None:
-    from asgi_jobs.testing import settle
-
     async with Jobs(store=url(file)):
-        await settle()
+        pass
     data = bytearray(file.read_bytes())
     data[100:4096] = b"\xff" * (4096 - 100)  # the page on which the tables are listed
     file.write_bytes(data)

@@ -9,7 +9,7 @@ import os
 import socket
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -81,6 +81,14 @@ def declare(jobs: Jobs, stage: Stage, only: Sequence[str] = ()) -> dict[str, Tas
         claim = current_job().claim
         stage.say("ended", text, claim)
 
+    harmless = (note, hold, stubborn)
+    wanted = [task for task in (*harmless, *_harmful(stage, hold)) if not only or task.__name__ in only]
+    return {task.__name__: jobs.task(key=task.__name__)(task) for task in wanted}
+
+
+def _harmful(stage: Stage, hold: Callable[[str], Coroutine[Any, Any, None]]) -> Sequence[Callable[..., Any]]:
+    """What applications should not do, and do."""
+
     async def block(text: str, seconds: float) -> None:
         stage.say("began", text)
         time.sleep(seconds)  # the loop's own time: nothing else runs meanwhile
@@ -98,8 +106,7 @@ def declare(jobs: Jobs, stage: Stage, only: Sequence[str] = ()) -> dict[str, Tas
         stage.say("began", text)
         os.kill(os.getpid(), 9)
 
-    wanted = [task for task in (note, hold, stubborn, block, fork, die) if not only or task.__name__ in only]
-    return {task.__name__: jobs.task(key=task.__name__)(task) for task in wanted}
+    return block, fork, die
 
 
 def hurried(jobs: Jobs, grace: float = 1.0, beat: float = 0.1) -> Jobs:

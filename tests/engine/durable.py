@@ -190,7 +190,11 @@ class LaterStore(MemoryStore):
 
     async def ticket(self, task: str) -> Ticket:  # type: ignore[override]
         await self._gate("ticket")
-        return super().ticket(task)._replace(since=self.since)
+        return MemoryStore.ticket(self, task)._replace(since=self.since)
+
+    async def tickets(self, tasks: Sequence[str]) -> dict[str, Ticket]:  # type: ignore[override]
+        self.calls.append("tickets")
+        return {task: await self.ticket(task) for task in tasks}
 
     # DurableStore
 

@@ -337,6 +337,7 @@ async def test_join_asks_at_once_when_it_is_told_of_something_elsewhere(
         job = await task.enqueue()
         joining = asyncio.ensure_future(jobs.join())
         await until(lambda: store.calls.count("pending") == 1)
+        await settle()  # it has its answer
         if how == "ended":
             store.end_elsewhere(job._record)
         else:

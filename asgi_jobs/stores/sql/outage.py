@@ -33,7 +33,7 @@ class Outage:
 
     def worked(self, *, writing: bool) -> None:
         """Somebody got an answer. From a full disk can be read, which does not end its trouble."""
-        if self._since is not None and (writing or not self._of_writes):
+        if self._since is not None and (writing or not self._of_writes or self._until is not None):
             self._recovered(self._since)
 
     def _recovered(self, since: float) -> None:
