@@ -14,8 +14,9 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-from asgi_jobs import Jobs, JobState, StoreAway, StoreUnusable
+from asgi_jobs import Jobs, StoreAway, StoreUnusable
 from asgi_jobs.dashboard import routes
+from asgi_jobs.info import Place
 from asgi_jobs.testing import FakeClock
 
 from .conftest import Site
@@ -204,24 +205,49 @@ async def test_every_page_is_new_when_a_job_has_come_or_gone(shop: Shop) -> None
         assert await poll(shop, path, tag) == 200, path
 
 
-async def test_what_is_on_a_page_and_not_in_its_json_makes_it_new(shop: Shop) -> None:
-    first = await shop.enqueue("fine", queue="email")
-    last = await shop.enqueue("fine", queue="email", name="Postcard")
-    lists = ("/", "/jobs", "/jobs?state=queued")
-    tags = {path: (await shop.client.get(path)).headers["etag"] for path in (*lists, f"/jobs/{last.id}")}
-    counts = await shop.web.counts()
-    await shop.web.cancel(first.id)  # what is left moves up
-    await shop.enqueue("fine", delay=HOUR)
-    assert (await shop.web.counts())[JobState.QUEUED] == counts[JobState.QUEUED] - 1
-    for path, tag in tags.items():
+@sqlite
+async def test_a_place_is_on_the_page_and_not_in_its_json_and_makes_it_new(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await shop.enqueue("fine", queue="email")
+    place = Place(3, None)
+
+    async def places(_: Any) -> dict[str, Place]:
+        return {job.id: place}
+
+    async def of_one(_: Any) -> Place:
+        return place
+
+    monkeypatch.setattr(shop.web, "places", places)
+    monkeypatch.setattr(shop.web, "place", of_one)
+    for path in ("/", "/jobs", "/jobs?state=queued", f"/jobs/{job.id}"):
+        place = Place(3, None)
+        tag = (await shop.client.get(path)).headers["etag"]
+        assert await poll(shop, path, tag) == 304
+        place = Place(2, None)
         assert await poll(shop, path, tag) == 200, path
-    tag = (await shop.client.get("/workers")).headers["etag"]
-    async with Jobs(store=shop.url, concurrency=0):
-        assert await poll(shop, "/workers", tag) == 200
-    tag = (await shop.client.get(f"/jobs/{last.id}")).headers["etag"]
-    await shop.open("worker-1")
-    await last.wait()
-    assert await poll(shop, f"/jobs/{last.id}", tag) == 200
+
+
+async def test_progress_elsewhere_makes_every_page_new_that_shows_it(shop: Shop) -> None:
+    worker = await shop.open("worker-1", stuck_after=timedelta(milliseconds=1))
+    job = await shop.running("hold", queue="email")
+    before = {
+        path: (await shop.client.get(path)).headers["etag"] for path in ("/", "/jobs", "/queues", f"/jobs/{job.id}")
+    }
+    job._record.detail().progress = None  # as this process has read it so far
+    await looked_at(worker)
+    for path, tag in before.items():
+        assert await poll(shop, path, tag) == 200, path
+    shop.go.set()
+    await job.wait()
+
+
+async def test_a_process_that_comes_or_goes_makes_pages_new(shop: Shop) -> None:
+    for path in PAGES:
+        tag = (await shop.client.get(path)).headers["etag"]
+        async with Jobs(store=shop.url, concurrency=0):
+            shop.web._store.revision += 1  # a second has passed
+            assert await poll(shop, path, tag) == 200, path
 
 
 @contextmanager

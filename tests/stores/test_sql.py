@@ -481,6 +481,15 @@ async def test_tables_of_a_newer_version_are_refused(bench: Bench, second: Secon
         await second()
 
 
+async def test_a_store_that_is_not_open_says_so(bench: Bench) -> None:
+    (job,) = await bench.queue("q", "a")
+    await inside(bench).close()
+    with pytest.raises(StoreAway, match="not open"):
+        await bench.get(job)
+    await inside(bench).open(bench)
+    assert await bench.get(job) is job
+
+
 async def test_an_exchange_with_nothing_to_do_asks_nobody(bench: Bench) -> None:
     await bench.queue("q", "a")
     assert isinstance(bench.store.exchange((), 0, 0), Claimed)

@@ -13,6 +13,7 @@ from asgi_jobs.clock import Clock
 from asgi_jobs.errors import StoreAway, StoreError
 from asgi_jobs.job import Record
 from asgi_jobs.stores.sql.address import address_of
+from asgi_jobs.stores.sql.connections import in_time
 from asgi_jobs.stores.sql.database import meaning
 from asgi_jobs.stores.sql.ids import Ids, is_id
 from asgi_jobs.stores.sql.outage import Outage
@@ -76,6 +77,7 @@ class Common:
         self._under_way: set[asyncio.Task[Any]] = set()
         self._callbacks: Callbacks
         self._presence: Presence | Leader
+        self._is_open = False
         self.revision = 0
         self._waiting = 0  # jobs that wait in the whole fleet, as of the last count, and what was done here since
 
@@ -109,6 +111,10 @@ class Common:
 
     async def _answered(self, ask: Callable[[], Awaitable[T]], *, writing: bool = True) -> T:
         """A transaction in a task of its own: who waits for it may be cancelled, it may not."""
+        if not self._is_open:
+            raise StoreAway(
+                f"the store at {self._database.url!r} is not open: the engine has not started, or has stopped"
+            )
         return await asyncio.shield(self._spawn(self._ask(ask, writing)))
 
     def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -124,7 +130,7 @@ class Common:
 
     async def _ask(self, ask: Callable[[], Awaitable[T]], writing: bool) -> T:
         try:
-            async with asyncio.timeout(self._patience):
+            async with in_time(self._patience, self._database.break_off):
                 answer = await ask()
         except Exception as error:
             said = self._meaning(error)

@@ -1,13 +1,14 @@
-"""The driver's connections to PostgreSQL: those that nobody uses can be dropped, and a forked child keeps none."""
+"""The driver's connections to PostgreSQL: idle ones can be dropped, others broken off, and a forked child keeps none."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 from sqlalchemy import event
 from sqlalchemy.exc import InvalidatePoolError
@@ -15,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 OPEN: WeakSet[Any] = WeakSet()
 """Sockets belong to the process, and so does this: a fork copies them all."""
+SPARE = 1.0
 KEPT: list[socket.socket] = []
 """Sockets that stay open until the process is dead."""
 
@@ -24,10 +26,11 @@ class Pooled:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._idle: set[Any] = set()
+        self._users: WeakKeyDictionary[Any, asyncio.Task[Any] | None] = WeakKeyDictionary()
         self._listeners = (("connect", self._made), ("checkout", self._taken), ("checkin", self._given_back))
         self.engine = engine
         for name, listener in self._listeners:
-            event.listen(engine.sync_engine, name, listener)
+            event.listen(engine.sync_engine, name, listener, insert=True)
 
     def end(self) -> None:
         """Watch no longer."""
@@ -39,18 +42,61 @@ class Pooled:
         while self._idle:
             self._idle.pop().terminate()
 
+    def break_off(self, task: asyncio.Task[Any]) -> None:
+        """End the connections that a task uses: what it asks there fails at once."""
+        for driver, user in list(self._users.items()):
+            if user is task:
+                driver.terminate()
+
     def _made(self, connection: Any, _record: Any) -> None:
-        OPEN.add(connection.driver_connection)
+        driver = connection.driver_connection
+        OPEN.add(driver)
+        self._users[driver] = asyncio.current_task()
 
     def _taken(self, connection: Any, _record: Any, _fairy: Any) -> None:
         driver = connection.driver_connection
         self._idle.discard(driver)
         if driver.is_closed():  # all are as old: the pool makes new ones
             raise InvalidatePoolError
+        self._users[driver] = asyncio.current_task()
 
     def _given_back(self, connection: Any, _record: Any) -> None:
-        if connection is not None and not connection.driver_connection.is_closed():
-            self._idle.add(connection.driver_connection)
+        if connection is None:
+            return
+        driver = connection.driver_connection
+        self._users.pop(driver, None)
+        if not driver.is_closed():
+            self._idle.add(driver)
+
+
+@asynccontextmanager
+async def in_time(seconds: float | None, break_off: Callable[[asyncio.Task[Any]], None]) -> AsyncIterator[None]:
+    """Like `asyncio.timeout`, for what uses connections.
+
+    A cancel would have the driver ask the server to stop the statement, and wait for ever for the answer of one that
+    is not there any more.
+    """
+    task, late = asyncio.current_task(), False
+    assert task is not None
+    if seconds is None:
+        yield
+        return
+
+    def stop() -> None:
+        nonlocal late
+        late = True
+        break_off(task)
+
+    timer = asyncio.get_running_loop().call_later(seconds, stop)
+    try:
+        async with asyncio.timeout(seconds + SPARE):  # where there is no connection yet, nothing is broken off
+            yield
+    except Exception as error:
+        if late:
+            raise TimeoutError(f"no answer within {seconds:g} s") from error
+        raise
+    finally:
+        timer.cancel()
 
 
 def socket_of(connection: Any) -> socket.socket | None:

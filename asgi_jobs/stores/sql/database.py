@@ -135,6 +135,10 @@ class Database(Protocol):
         """The same for one that only reads; it never waits for a writer."""
         ...
 
+    def break_off(self, task: asyncio.Task[Any]) -> None:
+        """End the connections that a task uses."""
+        ...
+
     async def forget_connections(self) -> None:
         """The database was away: connections that are open may be dead without having been closed."""
         ...

@@ -103,6 +103,10 @@ class Postgresql:
                         await pool.engine.dispose()
                 pool.drop_idle()
 
+    def break_off(self, task: asyncio.Task[Any]) -> None:
+        for pool in self._pools:
+            pool.break_off(task)
+
     async def forget_connections(self) -> None:
         """The server was away: the connections of the pool may be dead without having been closed."""
         for pool in self._pools:

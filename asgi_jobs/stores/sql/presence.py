@@ -139,6 +139,8 @@ class Presence:
         if left:
             self._session.drop()
             for task in left:
+                self._session.break_off(task)
+                self._database.break_off(task)
                 task.cancel()
             await asyncio.wait(left)
 

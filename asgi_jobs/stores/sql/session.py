@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,7 @@ from sqlalchemy import delete, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from asgi_jobs.errors import StoreUnusable
-from asgi_jobs.stores.sql.connections import OPEN, keep_for_ever
+from asgi_jobs.stores.sql.connections import Pooled, keep_for_ever
 from asgi_jobs.stores.sql.tables import workers
 
 SETTINGS = (
@@ -48,6 +49,7 @@ class Session:
         broken: Callable[[], None],
     ) -> None:  # fmt: skip
         self._engine = engine
+        self._connections = Pooled(engine)
         self._space = space
         self._channel = channel
         self._hear = hear
@@ -84,7 +86,6 @@ class Session:
         try:
             await connection.execution_options(isolation_level="AUTOCOMMIT")
             driver: Any = (await connection.get_raw_connection()).driver_connection
-            OPEN.add(driver)
             for setting in SETTINGS:
                 await connection.execute(text(setting))
             await driver.add_listener(self._channel, self._on_notify)
@@ -94,6 +95,10 @@ class Session:
             await connection.close()
             raise
         self._connection, self._driver = connection, driver
+
+    def break_off(self, task: asyncio.Task[Any]) -> None:
+        """End the connection that a task is making or asking on."""
+        self._connections.break_off(task)
 
     def drop(self) -> None:
         """Let go of the connection, which may be broken, at once."""

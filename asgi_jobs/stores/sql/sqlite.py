@@ -179,6 +179,9 @@ class Sqlite:
             watcher.close()
         self.engine.dispose()
 
+    def break_off(self, task: asyncio.Task[Any]) -> None:
+        """A transaction waits no longer than `BUSY`."""
+
     async def forget_connections(self) -> None:
         """A file is never away."""
 

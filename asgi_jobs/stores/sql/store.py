@@ -19,6 +19,7 @@ from asgi_jobs.stores.base import Callbacks
 from asgi_jobs.stores.sql import leader, presence
 from asgi_jobs.stores.sql.address import same_place
 from asgi_jobs.stores.sql.common import all_rows
+from asgi_jobs.stores.sql.connections import in_time
 from asgi_jobs.stores.sql.leader import Leader
 from asgi_jobs.stores.sql.looking import Looking
 from asgi_jobs.stores.sql.postgresql import Postgresql
@@ -66,18 +67,19 @@ class SqlStore(Looking):
         self._beats = 0
         try:
             await self._start(lambda: self._database.open(create_tables=self._create_tables))
+            self._is_open = True
             await self._start(self._follow_clock)
             self._presence = self._make_presence()
             await self._start(self._presence.join)
             await self._count_waiting()
         except BaseException:
-            await self._database.close()
+            await self._close()
             raise
 
     async def _start(self, step: Any) -> None:
         """One step of the start; nothing is tried again, for the application should hear of it."""
         try:
-            async with asyncio.timeout(self._patience):
+            async with in_time(self._patience, self._database.break_off):
                 await step()
         except Exception as error:
             said = self._meaning(error)
@@ -97,7 +99,11 @@ class SqlStore(Looking):
             await self._presence.leave(for_good=not self._mine)
             await self._settled()
         finally:
-            await self._database.close()
+            await self._close()
+
+    async def _close(self) -> None:
+        self._is_open = False
+        await self._database.close()
 
     # What presence asks (presence.Keeper)
 
