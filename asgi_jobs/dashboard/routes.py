@@ -101,7 +101,7 @@ class Dashboard:
 
     async def show(self, make: Callable[[Ask], Page], request: Request) -> Response:
         """A page, or that it has not changed."""
-        async with self.answering():
+        async with self.answering(PATIENCE if self.jobs.durable else None):
             return await self.look(make, request)
 
     async def look(self, make: Callable[[Ask], Page], request: Request) -> Response:
@@ -120,16 +120,16 @@ class Dashboard:
         return self.answer(request, visit, page, tag)
 
     @asynccontextmanager
-    async def answering(self) -> AsyncIterator[None]:
-        """A page is not kept waiting for a database that does not answer."""
+    async def answering(self, patience: float | None = None) -> AsyncIterator[None]:
+        """The database is there. Nobody is kept waiting for a page longer than `patience`."""
         jobs = self.jobs
         if jobs.durable and jobs.status in {"new", "stopped"}:
             raise errors.NotRunning("The engine has not started or has stopped, so its database is not open here.")
         try:
-            async with asyncio.timeout(PATIENCE if jobs.durable else None):
+            async with asyncio.timeout(patience):
                 yield
         except TimeoutError:
-            raise errors.StoreAway(f"The database has not answered for {PATIENCE} s.") from None
+            raise errors.StoreAway(f"The database has not answered for {patience} s.") from None
 
     async def show_job(self, request: Request) -> Response:
         """One job's page."""
@@ -219,7 +219,7 @@ class Dashboard:
         if isinstance(error, errors.StoreError):
             return None
         try:
-            async with self.answering():
+            async with self.answering(PATIENCE if self.jobs.durable else None):
                 return await self.watch.pulse()
         except AWAY:
             return None

@@ -17,6 +17,7 @@ from sqlalchemy.engine import Engine
 from asgi_jobs import Jobs, StoreAway, StoreUnusable
 from asgi_jobs.dashboard import routes
 from asgi_jobs.info import Place
+from asgi_jobs.job import Progress
 from asgi_jobs.testing import FakeClock
 
 from .conftest import Site
@@ -229,15 +230,18 @@ async def test_a_place_is_on_the_page_and_not_in_its_json_and_makes_it_new(
 
 
 async def test_progress_elsewhere_makes_every_page_new_that_shows_it(shop: Shop) -> None:
-    worker = await shop.open("worker-1", stuck_after=timedelta(milliseconds=1))
+    worker = await shop.open("worker-1")
     job = await shop.running("hold", queue="email")
-    before = {
-        path: (await shop.client.get(path)).headers["etag"] for path in ("/", "/jobs", "/queues", f"/jobs/{job.id}")
-    }
-    job._record.detail().progress = None  # as this process has read it so far
+    await looked_at(worker)
+    paths = ("/", "/jobs", "/queues", f"/jobs/{job.id}")
+    before = {path: (await shop.client.get(path)).headers["etag"] for path in paths}
+    (run,) = worker._engine.executor.running
+    details = run.record.detail()
+    details.progress, details.moved = Progress(2, 4, "letters", worker.now()), (details.moved or 0) + 1
     await looked_at(worker)
     for path, tag in before.items():
         assert await poll(shop, path, tag) == 200, path
+        assert "50 %" in await shop.page(path) or "2 of 4" in await shop.page(path), path
     shop.go.set()
     await job.wait()
 

@@ -15,7 +15,7 @@ from asgi_jobs.engine.dispatcher import resolve
 from asgi_jobs.errors import InvalidOption, StoreAway, StoreUnusable
 from asgi_jobs.job import JobState, Record
 from asgi_jobs.stores.base import Claimed, Verdict
-from asgi_jobs.stores.sql import SqlStore
+from asgi_jobs.stores.sql import SqlStore, taking
 from asgi_jobs.stores.sql.tables import VERSION, jobs, meta, workers
 from asgi_jobs.task import Retry
 from tests.stores.bench import Bench, Clockwork, Ended, names, opened
@@ -170,6 +170,52 @@ async def test_what_becomes_ready_while_an_exchange_is_under_way_is_found_by_the
     store._database.exchange = slowly  # type: ignore[method-assign]
     assert names(await bench.claim()) == ["a"]
     assert names(await bench.claim()) == ["late"]
+
+
+# The round over all queues
+
+
+async def _until_no_more(bench: Bench) -> tuple[list[str], int]:
+    """Exchanges until the store says that there is no more; the names of what was claimed, and how many it took."""
+    claimed: list[str] = []
+    for n in range(1, 20):
+        answer = await bench.exchange()
+        claimed += names(list(answer.jobs))
+        if not answer.more:
+            return claimed, n
+    raise AssertionError("the store always wants to be asked again")
+
+
+async def test_a_round_over_more_queues_than_are_looked_at_in_one_step_comes_to_an_end(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(taking, "DEPTH", 3)
+    for n in range(10):
+        await bench.queue(f"q{n}", f"{n} runs", f"{n} waits")
+    inside(bench).heard({"wake": None})
+    claimed, _ = await _until_no_more(bench)
+    assert sorted(claimed) == sorted(f"{n} runs" for n in range(10))
+    inside(bench).heard({"wake": None})
+    claimed, steps = await _until_no_more(bench)
+    assert (claimed, steps <= 8) == ([], True)  # 10 blocked queues in steps of 3, from where the last round was
+    await bench.cancel(*(job.id for job in await resolve(bench.store.waiting_in("q9", 10))))
+    await bench.queue("q9", "late")
+    await bench.queue("z", "new")
+    inside(bench).heard({"wake": None})
+    claimed, _ = await _until_no_more(bench)
+    assert claimed == ["new"]
+
+
+async def test_a_round_goes_on_where_there_was_no_room_for_more(bench: Bench) -> None:
+    for n in range(6):
+        await bench.queue(f"q{n}", f"{n}a", f"{n}b")
+    inside(bench).heard({"wake": None})
+    started: list[str] = []
+    running: list[Record] = []
+    for _ in range(6):
+        running = list((await bench.exchange([Ended(job) for job in running], 2, 2)).jobs)
+        started += names(running)
+    assert started == ["0a", "1a", "2a", "3a", "4a", "5a", "0b", "1b", "2b", "3b", "4b", "5b"]
 
 
 # What is read

@@ -89,8 +89,10 @@ class Common:
 
     async def _follow_clock(self) -> None:
         """See what time the database has. Between two looks the monotonic clock goes on from there."""
-        before = self._clock.monotonic()
-        time = await self._database.clock() if type(self._clock) is Clock else None
+        before, time = self._clock.monotonic(), None
+        if type(self._clock) is Clock:
+            async with in_time(self._patience, self._database.break_off):
+                time = await self._database.clock()
         after = self._clock.monotonic()
         offset = time - (before + after) / 2 if time is not None else self._clock.time() - self._clock.monotonic()
         jump = offset - self._offset

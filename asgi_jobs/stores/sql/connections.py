@@ -1,4 +1,4 @@
-"""The driver's connections to PostgreSQL: idle ones can be dropped, others broken off, and a forked child keeps none."""
+"""The driver's connections to PostgreSQL: idle ones dropped, silent ones broken off, none left to a forked child."""
 
 from __future__ import annotations
 

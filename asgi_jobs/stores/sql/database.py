@@ -47,17 +47,15 @@ class Found:
 
     Attributes:
         rows: the jobs, now running here.
-        last: the last queue of the round that was looked at; None: there was none after the cursor.
-        visited: how many of the round were looked at.
+        cursor: the queue after which the round goes on; empty: it begins at the first.
+        ends: how often the round has come to the last queue.
         skipped: jobs that another process was just taking.
-        whole: the round began again at the first queue.
     """
 
     rows: list[Any] = field(default_factory=list)
-    last: str | None = None
-    visited: int = 0
+    cursor: str = ""
+    ends: int = 0
     skipped: int = 0
-    whole: bool = False
 
 
 class Told(NamedTuple):

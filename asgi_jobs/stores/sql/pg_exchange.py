@@ -23,7 +23,7 @@ RETURNS json LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
     v_told json[]; v_before json[]; v_jobs json[]; v_more json[]; v_adopted json[]; v_watched json;
-    v_locked text[] := '{}'; v_last text; v_visited int; v_skipped int; v_passed int; v_whole boolean := false;
+    v_locked text[] := '{}'; v_last text; v_visited int; v_skipped int; v_passed int; v_ends int := 0;
 BEGIN
     -- claims hold the gate shared; a pause, which waits for them, holds it alone
     PERFORM pg_advisory_xact_lock_shared(p_space, 0);
@@ -134,10 +134,12 @@ BEGIN
         v_jobs := v_jobs || v_more;
         v_skipped := coalesce(v_skipped, 0) + v_passed;
         p_n := p_n - coalesce(cardinality(v_more), 0);
-        -- the round has come to the last queue with room left: it goes on at the first, once
-        EXIT WHEN p_depth = 0 OR v_visited >= p_depth OR p_cursor = '' OR p_n <= 0;
+        EXIT WHEN p_depth = 0 OR v_visited >= p_depth;
+        -- the round has come to the last queue; where there is room left it goes on at the first, once
+        v_ends := v_ends + 1;
+        v_last := '';
+        EXIT WHEN p_cursor = '' OR p_n <= 0;
         p_cursor := '';
-        v_whole := true;
         IF EXISTS (SELECT 1 FROM unnest(v_more) m WHERE (m ->> 'deaths')::int >= 2) THEN
             p_suspects := 0;
         END IF;
@@ -150,8 +152,8 @@ BEGIN
     END IF;
 
     RETURN json_build_object('told', array_to_json(v_told), 'jobs', array_to_json(v_jobs),
-        'adopted', array_to_json(v_adopted), 'last', v_last, 'visited', coalesce(v_visited, 0),
-        'skipped', coalesce(v_skipped, 0), 'whole', v_whole);
+        'adopted', array_to_json(v_adopted), 'cursor', coalesce(v_last, ''), 'ends', v_ends,
+        'skipped', coalesce(v_skipped, 0));
 END
 $$
 """

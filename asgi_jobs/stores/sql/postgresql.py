@@ -76,6 +76,7 @@ class Postgresql:
         self.engine: AsyncEngine
         self.space = 0  # of advisory locks: the table's oid, so that stores in one database do not meet
         self.channel = ""
+        self._pools: list[Pooled] = []
         self._session_engine: AsyncEngine  # what is made of a session's own goes past a pooler
 
     async def open(self, *, create_tables: bool) -> None:
@@ -152,7 +153,7 @@ class Postgresql:
         told = {id: Told(id, state, watched) for id, state, watched in answer["told"] or ()}
         rows = [ReadRow(**row) for row in answer["jobs"] or ()]
         adopted = [ReadRow(**row) for row in answer["adopted"] or ()]
-        found = Found(rows, answer["last"], answer["visited"], answer["skipped"], answer["whole"])
+        found = Found(rows, answer["cursor"], answer["ends"], answer["skipped"])
         return Exchanged(now, told, found, adopted)
 
     def _arguments(self, asked: Asked) -> dict[str, Any]:

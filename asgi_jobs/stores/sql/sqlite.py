@@ -265,12 +265,12 @@ class Sqlite:
         """Claim, and where the round has come to the last queue with room left, go on at the first."""
         found = self._claim(connection, me, want, now)
         rest = want.n - len(found.rows)
-        if not want.depth or found.visited == want.depth or not want.cursor or not rest:
+        if not found.ends or not want.cursor or not rest:
             return found
         suspects = want.suspects and not any(row.deaths >= 2 for row in found.rows)
         again = self._claim(connection, me, replace(want, n=rest, cursor="", suspects=int(suspects)), now)
         again.rows = [*found.rows, *again.rows]  # whose turn it still was comes first
-        again.whole = True
+        again.ends += found.ends
         return again
 
     def _claim(self, connection: Connection, me: int, want: Want, now: float) -> Found:
@@ -298,17 +298,18 @@ class Sqlite:
 
     def _names(self, connection: Connection, want: Want, found: Found) -> list[str]:
         """The hinted queues, and those of the round that are idle, as far as there is room."""
-        names = list(want.hints)
-        if want.depth:
-            idle = 0
-            for row in connection.execute(SWEEP, {"cursor": want.cursor, "depth": want.depth}):
-                found.last, found.visited = row.queue, row.k
-                if row.idle:
-                    names.append(row.queue)
-                    idle += 1
-                    if idle == want.n:
-                        found.visited = want.depth
-                        break
+        if not want.depth:
+            return list(want.hints)
+        names: list[str] = []
+        visited = 0
+        for row in connection.execute(SWEEP, {"cursor": want.cursor, "depth": want.depth}):
+            visited, found.cursor = row.k, row.queue
+            if row.idle:
+                names.append(row.queue)
+                if len(names) == want.n:
+                    return names
+        if visited < want.depth:
+            found.cursor, found.ends = "", 1
         return names
 
     def promote(self, connection: Connection, now: float, limit: int) -> list[str | None]:

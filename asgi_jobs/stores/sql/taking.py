@@ -39,7 +39,7 @@ class Taking(Common):
         super().__init__(*args, **settings)
         self._mine: dict[str, Record] = {}  # handed out here, and their outcomes are not stored yet
         self._hints: dict[str, None] = {}  # queues in which something may have become ready, in order
-        self._round = True  # whether the round over all queues goes on: more are ready than the hints tell
+        self._ends = 1  # how often the round over all queues has yet to reach the last; 0: hints tell what is ready
         self._cursor = ""  # where it is
         self._looked = False  # nothing has happened since a look that found no more
         self._unsure = False  # an exchange has failed, and may have been committed all the same
@@ -120,8 +120,12 @@ class Taking(Common):
     def _expect_anything(self) -> None:
         """Something may have become ready anywhere."""
         self._looked = False
-        self._round = True
+        self._go_round()
         self._hints.clear()
+
+    def _go_round(self) -> None:
+        """Look at all queues, from where the round is until it is there again."""
+        self._ends = 2 if self._cursor else 1
 
     # The exchange
 
@@ -140,21 +144,22 @@ class Taking(Common):
         at = self._clock.monotonic()
         said = [self._said(outcome, at) for outcome in outcomes]
         want = self._want(n, threads, {outcome.record.id for outcome in outcomes})
-        hints, sweeping = self._hints, self._round
-        self._hints, self._looked, self._round = (
-            {},
-            True,
-            False,
-        )  # until somebody says otherwise, perhaps before this has ended
+        # Nothing is left to be looked for, until somebody says otherwise, perhaps before this has ended.
+        hints, ends = self._hints, self._ends
+        self._hints, self._ends, self._looked = {}, 0, True
         try:
             step = await self._repeat_step(said, want)
         except BaseException:
             self._unsure = True
-            self._look_again(hints, sweeping)
+            self._look_again(hints, ends)
             raise
         self._unsure = False
         refused = self._take_in(outcomes, step.told, step.now - self._offset)
-        more = self._look_again(hints, sweeping) if want is None else self._conclude(want, step.found, hints, n)
+        more = False
+        if want is None:
+            self._look_again(hints, ends)
+        else:
+            more = self._conclude(want, step.found, hints, ends) or len(step.found.rows) == want.n < n
         claimed = [self._rows.claimed(row, step.now) for row in (*step.found.rows, *step.adopted)]
         self._mine |= {record.id: record for record in claimed}
         self._waiting -= len(claimed)
@@ -169,16 +174,16 @@ class Taking(Common):
             n = min(n, threads)  # any of them may need one; the next exchange brings the others
         if n <= 0 or not known:
             return None
-        if len(self._hints) > n:
-            self._round = True
+        if len(self._hints) > n and not self._ends:
+            self._go_round()
         suspected = any(record.detail().deaths >= 2 and id not in ended for id, record in self._mine.items())
         return Want(
             n=n,
             tasks=known,
-            hints=() if self._round else tuple(self._hints),
+            hints=() if self._ends else tuple(self._hints),
             limits={queue: limit for queue, limit in self._limits.items() if limit > 1},
             cursor=self._cursor,
-            depth=DEPTH if self._round else 0,
+            depth=DEPTH if self._ends else 0,
             suspects=0 if suspected else 1,
         )
 
@@ -193,31 +198,29 @@ class Taking(Common):
                 last = error
         raise last
 
-    def _look_again(self, hints: dict[str, None], sweeping: bool) -> bool:
-        """Nothing was claimed this time: what may be ready is so still, and need not be asked for at once."""
+    def _look_again(self, hints: dict[str, None], ends: int) -> None:
+        """What may be ready, and was not all claimed, is so still."""
         self._looked = False
-        self._round = self._round or sweeping
+        self._ends = max(self._ends, ends)
         self._hints = hints | self._hints
-        return False
 
-    def _conclude(self, want: Want, found: Found, hints: dict[str, None], n: int) -> bool:
-        """Where the next claim goes on; gives whether to ask again at once."""
+    def _conclude(self, want: Want, found: Found, hints: dict[str, None], ends: int) -> bool:
+        """Where the next claim goes on; gives whether to ask again at once, for there is room left."""
         filled = len(found.rows) >= want.n
-        more = filled and want.n < n
         if want.depth:
-            wrapped = found.visited < want.depth
-            complete = wrapped and (found.whole or not want.cursor) and not filled
-            self._cursor = "" if wrapped or found.last is None else found.last
-            more = more or not (filled or complete)
-            self._round = self._round or not complete
-        if found.skipped or filled:
-            self._hints = hints | self._hints
-        restricted = len(want.tasks) < len(self._tasks())
-        if restricted and not more:  # what needs a thread was passed over
-            self._round = True
-        if filled or found.skipped or restricted:
-            self._looked = False
-        return more or found.skipped > 0
+            self._cursor = _last_served(want, found) if filled else found.cursor
+        if filled:
+            self._look_again(hints, ends)
+            return False
+        if found.skipped:
+            self._look_again(hints, ends)
+            return True
+        unseen = max(ends - found.ends, 0)
+        self._ends = max(self._ends, unseen)
+        if len(want.tasks) < len(self._tasks()) and not self._ends:  # what needs a thread was passed over
+            self._go_round()
+        self._looked = self._looked and not self._ends
+        return unseen > 0
 
     # Outcomes
 
@@ -287,6 +290,14 @@ class Taking(Common):
     def abandon(self, reason: str) -> list[Record]:
         """See `Store.abandon`: nothing is lost with the process."""
         return []
+
+
+def _last_served(want: Want, found: Found) -> str:
+    """The queue after which the round goes on, when there was no room for all that it found."""
+    queues = {row.queue for row in found.rows if row.queue is not None}
+    if found.ends and want.cursor:  # it began again at the first
+        return max((queue for queue in queues if queue <= want.cursor), default="")
+    return max((queue for queue in queues if queue > want.cursor), default=want.cursor)
 
 
 def _contradicts(outcome: Outcome, state: int) -> bool:
