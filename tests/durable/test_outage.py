@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from asgi_jobs import Jobs, JobState, StoreAway
+from asgi_jobs.testing import settle
 from tests.durable.fleet import worker
 from tests.durable.proxy import Proxy, proxy
 from tests.durable.server import Server, until
@@ -154,20 +155,35 @@ async def test_a_silence_longer_than_the_grace_ends_what_runs_and_it_runs_again(
     assert said in ([], ["away", "back"]), "the late answer may still have come in time for the transactions"
 
 
-async def test_what_must_ask_the_database_raises_while_it_is_away_and_says_so_soon(
-    wire: Proxy, away: str, start: Start, stage: Stage
+@pytest.mark.parametrize("network", ["fall_silent", "strand"])
+async def test_what_must_ask_the_database_raises_when_nobody_answers_and_says_so_soon(
+    network: str, wire: Proxy, away: str, start: Start
 ) -> None:
-    jobs, _tasks = await start(away)
-    wire.fall_silent()
-    async with asyncio.timeout(5):
-        with pytest.raises(StoreAway, match="does not answer"):
+    jobs, _tasks = await start(away, beat=60.0, grace=600.0)
+    getattr(wire, network)()
+    async with asyncio.timeout(4):
+        with pytest.raises(StoreAway, match="no answer within 1 s"):
             await jobs.counts()
-        health = await jobs.health()
-    assert not health.ok
     wire.go_on()
     await until(lambda: well(jobs))
 
 
+async def test_connections_that_ended_while_nobody_used_them_are_not_noticed(
+    server: Server, database: str, start: Start, stage: Stage, complaints: Complaints
+) -> None:
+    jobs, tasks = await start(server.url(database), beat=60.0, grace=600.0)
+    await (await jobs.enqueue(tasks["note"], "before")).wait()
+    idle = "datname = current_database() AND pid <> pg_backend_pid() AND state = 'idle'"
+    pids = await server.ask(f"SELECT array_agg(pid) FROM pg_stat_activity WHERE {idle}", database)
+    await server.ask(f"SELECT count(pg_terminate_backend(pid)) FROM unnest(ARRAY{pids}) AS one(pid)")
+    await until(lambda: server.ask(f"SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = ANY(ARRAY{pids})"))
+    await settle()  # what the driver has received it has seen
+    await (await jobs.enqueue(tasks["note"], "afterwards")).wait()
+    assert stage.texts("ran") == ["before", "afterwards"]
+    assert complaints() == []
+
+
+@pytest.mark.processes
 async def test_a_process_that_is_cut_off_stops_before_another_one_takes_over(
     server: Server, database: str, wire: Proxy, away: str, start: Start, stage: Stage, complaints: Complaints
 ) -> None:
@@ -175,6 +191,7 @@ async def test_a_process_that_is_cut_off_stops_before_another_one_takes_over(
     job = await jobs.using(queue="q").enqueue(tasks["hold"], "job")
     await stage.hears("began", "job")
     async with worker(server.url(database)) as other:
+        waiting = asyncio.ensure_future(job.wait())  # while it still runs here
         wire.cut()
         await stage.hears("cancelled", "job")
         assert other.texts("began") == []
@@ -182,7 +199,7 @@ async def test_a_process_that_is_cut_off_stops_before_another_one_takes_over(
         wire.go_on()
         await until(lambda: well(jobs))
         other.open("job")
-        await job.wait()
+        await waiting
         assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1)
         assert stage.texts("began") == ["job"]
         assert [attempt.error.type for attempt in job.attempts if attempt.error] == ["asgi_jobs.errors.ProcessDied"]

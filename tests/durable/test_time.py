@@ -61,6 +61,36 @@ async def test_a_clock_that_is_set_makes_no_duration_negative_and_no_record_old(
             assert kept.enqueued_at <= kept.started_at <= kept.finished_at
 
 
+async def test_a_clock_that_is_set_forward_lets_no_record_go_before_it_is_old(tmp_path: Path, stage: Stage) -> None:
+    clock, minute = FakeClock(), timedelta(minutes=1)
+    store, kept_for = f"sqlite+aiosqlite:///{tmp_path}/jobs.db", timedelta(minutes=30)
+    jobs = Jobs(store=store, clock=clock, retention=kept_for, cleanup_interval=minute)
+    tasks = declare(jobs, stage)
+    async with jobs:
+        old = await jobs.enqueue(tasks["note"], "old")
+        await old.wait()
+        await clock.advance(timedelta(minutes=25))
+        fresh = await jobs.enqueue(tasks["note"], "fresh")
+        await fresh.wait()
+        set_to = now(clock) + HOUR
+        clock.set_wall(set_to)
+
+        async def is_noticed() -> bool:
+            await clock.advance(timedelta(seconds=2))
+            return (await jobs.enqueue(tasks["note"], "what time is it?")).enqueued_at >= set_to
+
+        async def is_gone() -> bool:
+            await clock.advance(minute)
+            return old.id not in await ids()
+
+        async def ids() -> list[str]:
+            return [job.id for job in await jobs.find(limit=200)]
+
+        await until(is_noticed)
+        await until(is_gone)
+        assert fresh.id in await ids()
+
+
 async def test_a_delayed_job_keeps_its_hour_when_the_clock_is_set(tmp_path: Path, stage: Stage) -> None:
     clock = FakeClock()
     jobs = Jobs(store=f"sqlite+aiosqlite:///{tmp_path}/jobs.db", clock=clock)

@@ -208,7 +208,9 @@ async def postgresql(bench: Bench, **settings: Any) -> AsyncIterator[Store]:
     url = postgres.database()
     engine = create_async_engine(url, poolclass=NullPool)
     async with engine.begin() as connection:
-        await connection.run_sync(metadata.drop_all)
+        await connection.run_sync(metadata.create_all)
+        for table in metadata.sorted_tables:
+            await connection.execute(table.delete())
     await engine.dispose()
     yield _sql(bench, url.render_as_string(hide_password=False), settings)
 

@@ -381,6 +381,45 @@ async def test_a_released_job_runs_again_and_its_old_owner_is_told(bench: Bench)
     assert await inside(bench).release("0" * 22) is None
 
 
+async def test_the_code_of_a_released_job_that_still_runs_here_cannot_speak_for_its_next_attempt(bench: Bench) -> None:
+    (first,) = await bench.queue("q", "a")
+    await bench.claim()
+    first.run = object()  # its code does not stop
+    await inside(bench).release(first.id)
+    (second,) = await bench.claim()
+    assert second is not first
+    old, new = Ended(first, Verdict.FAILED), Ended(second)
+    assert list((await bench.exchange([old], 0, 0)).refused) == [old]
+    assert await bench.state(second) is JobState.RUNNING
+    old = Ended(first, Verdict.FAILED)
+    assert list((await bench.exchange([old, new], 0, 0)).refused) == [old]
+    assert await bench.state(second) is SUCCEEDED
+
+
+async def test_a_job_that_was_taken_over_is_shown_as_it_stands_there_while_its_code_still_runs_here(
+    bench: Bench, second: Second
+) -> None:
+    other = await second(concurrency=0)
+    (job,) = await bench.queue("q", "a")
+    await bench.claim()
+    claim = job.detail().claim
+    job.run = object()
+    seen = await other.get(job)
+    await inside(other).release(seen.id)
+    await change(bench, seen, state=4, slot=None, finished_at=1.75e9)
+    await bench.get(job)
+    assert (job.state, job.detail().claim) == (SUCCEEDED, claim)
+
+
+async def test_a_read_from_before_the_claim_does_not_undo_it(bench: Bench) -> None:
+    (job,) = await bench.queue("q", "a")
+    (old,) = await rows(bench, jobs)
+    await bench.claim()
+    job.run = object()
+    inside(bench)._record(old)
+    assert job.state is JobState.RUNNING
+
+
 # Other processes
 
 

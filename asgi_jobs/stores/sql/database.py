@@ -62,6 +62,7 @@ class Told(NamedTuple):
     """An outcome that was taken in, now or before."""
 
     id: str
+    claim: int
     state: int
     watched: bool
 
@@ -88,7 +89,7 @@ class Exchanged(NamedTuple):
     """What an exchange has brought; `adopted`: jobs that a failed one had claimed for us all the same."""
 
     now: float
-    told: dict[str, Told]
+    told: dict[tuple[str, int], Told]  # by id and claim: one process may have two outcomes of a job that was released
     found: Found
     adopted: Sequence[Any]
 

@@ -52,15 +52,15 @@ BEGIN
             log_count = coalesce(o.log_count, j.log_count), moved_at = coalesce(o.moved_at, j.moved_at),
             waiting_at = NULL
             FROM o WHERE j.id = o.id AND j.claim = o.claim AND (j.state = 3 OR (j.state = 4 AND j.slot IS NOT NULL))
-            RETURNING j.id, j.state, j.watched)
-        SELECT array_agg(json_build_array(id, state, watched)),
+            RETURNING j.id, j.claim, j.state, j.watched)
+        SELECT array_agg(json_build_array(id, claim, state, watched)),
             json_agg(id) FILTER (WHERE watched AND state >= 4) INTO v_told, v_watched FROM u;
         -- stored by an exchange that failed all the same: nobody has claimed the job since
         IF coalesce(cardinality(v_told), 0) < json_array_length(p_outcomes) THEN
-            SELECT array_agg(json_build_array(j.id, j.state, false)) INTO v_before
+            SELECT array_agg(json_build_array(j.id, j.claim, j.state, false)) INTO v_before
             FROM json_to_recordset(p_outcomes) AS o(id text, claim bigint)
             JOIN asgi_jobs j ON j.id = o.id AND j.claim = o.claim AND j.state <> 3
-            WHERE NOT EXISTS (SELECT 1 FROM unnest(v_told) t WHERE t ->> 0 = o.id);
+            WHERE NOT EXISTS (SELECT 1 FROM unnest(v_told) t WHERE t ->> 0 = o.id AND (t ->> 1)::bigint = o.claim);
             v_told := v_told || v_before;
         END IF;
         IF v_watched IS NOT NULL THEN

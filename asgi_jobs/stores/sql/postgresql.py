@@ -150,7 +150,7 @@ class Postgresql:
             connection.info[MADE] = True
         now = asked.time()
         answer = json.loads(connection.scalar(CALL, {**self._arguments(asked), "now": now}))
-        told = {id: Told(id, state, watched) for id, state, watched in answer["told"] or ()}
+        told = {(one[0], one[1]): Told(*one) for one in answer["told"] or ()}
         rows = [ReadRow(**row) for row in answer["jobs"] or ()]
         adopted = [ReadRow(**row) for row in answer["adopted"] or ()]
         found = Found(rows, answer["cursor"], answer["ends"], answer["skipped"])

@@ -66,8 +66,8 @@ class Rows:
         if record is None:
             record = self._make(row)
             self.know(record)
-        elif record.run is not None:  # it runs here: nobody knows better, but who asked it to stop
-            _set_cancel(record, row)
+        elif record.run is not None:
+            self._update_running(record, row, now)
             return record
         elif record.finished is not None and row.finished_at is None:
             return record  # read before its end
@@ -76,6 +76,9 @@ class Rows:
 
     def claimed(self, row: Row[Any], now: float) -> Record:
         """The record of a job that was claimed just now, ready to run."""
+        known = self._known.get(row.id)
+        if known is not None and known.run is not None:  # it was released, and its old code still runs here
+            del self._known[row.id]
         record = self.record(row, now)
         task = self._tasks()[row.task]
         record.plan, record.func = task.plan, task.function
@@ -84,6 +87,15 @@ class Rows:
         except ArgumentsUnreadable as error:
             record.args, record.kwargs = Unreadable(error), None  # type: ignore[assignment]
         return record
+
+    def _update_running(self, record: Record, row: Row[Any], now: float) -> None:
+        """It runs here, and nobody knows better, but who asked it to stop; unless others have taken it over."""
+        claim = record.detail().claim
+        if row.claim == claim:
+            _set_cancel(record, row)
+        elif row.claim is not None and (claim is None or row.claim > claim):
+            self._update(record, row, now)
+            record.detail().claim = claim  # what its code here still has to say is refused by this number
 
     def _make(self, row: Row[Any]) -> Record:
         task = self._tasks().get(row.task)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, select, text
 from sqlalchemy.dialects.sqlite import insert
@@ -17,6 +17,7 @@ from asgi_jobs.stores.sql.schema import prepare
 from asgi_jobs.stores.sql.tables import State, jobs, meta, ticks
 
 T = TypeVar("T")
+ToldBy: TypeAlias = dict[tuple[str, int], Told]
 BUSY = 5.0
 """Seconds that a transaction waits for another process's; DESIGN: a plain await raises StoreLocked after these."""
 READERS = 2
@@ -61,7 +62,7 @@ HAND_IN = text(
         value ->> '$.progress' AS progress, value ->> '$.log' AS log,
         value ->> '$.log_count' AS log_count, value ->> '$.moved_at' AS moved_at FROM json_each(:outcomes)) o
     WHERE j.id = o.id AND j.claim = o.claim AND (j.state = 3 OR (j.state = 4 AND j.slot IS NOT NULL))
-    RETURNING id, state, watched
+    RETURNING id, claim, state, watched
     """
 )
 
@@ -249,16 +250,16 @@ class Sqlite:
         adopted = [row for row in connection.execute(select(jobs).where(ours)) if row.id not in known]
         return Exchanged(now, told, found, adopted)
 
-    def _hand_in(self, connection: Connection, outcomes: Sequence[dict[str, Any]], now: float) -> dict[str, Told]:
+    def _hand_in(self, connection: Connection, outcomes: Sequence[dict[str, Any]], now: float) -> ToldBy:
         answer = connection.execute(HAND_IN, {"outcomes": as_json(outcomes), "now": now})
-        told = {row.id: Told(row.id, row.state, bool(row.watched)) for row in answer}
-        missing = {one["id"]: one["claim"] for one in outcomes if one["id"] not in told}
+        told = {(row.id, row.claim): Told(row.id, row.claim, row.state, bool(row.watched)) for row in answer}
+        missing = {(one["id"], one["claim"]) for one in outcomes}.difference(told)
         if missing:  # stored by an exchange that failed all the same, when nobody has claimed the job since
             stored = select(jobs.c.id, jobs.c.claim, jobs.c.state).where(
-                jobs.c.id.in_(list(missing)), jobs.c.state != State.RUNNING
+                jobs.c.id.in_([id for id, _ in missing]), jobs.c.state != State.RUNNING
             )
             rows = connection.execute(stored).all()
-            told |= {row.id: Told(row.id, row.state, False) for row in rows if row.claim == missing[row.id]}
+            told |= {(row.id, row.claim): Told(*row, False) for row in rows if (row.id, row.claim) in missing}
         return told
 
     def _claim_round(self, connection: Connection, me: int, want: Want, now: float) -> Found:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -247,19 +247,25 @@ class Taking(Common):
             said |= {key: value for key, value in signs_of_life(record).items() if key != "waiting_at"}
         return said
 
-    def _take_in(self, outcomes: Sequence[Outcome], told: dict[str, Told], at: float) -> list[Outcome]:
+    def _take_in(
+        self, outcomes: Sequence[Outcome], told: Mapping[tuple[str, int | None], Told], at: float
+    ) -> list[Outcome]:
         """Bring the records up to date; gives the outcomes that were refused."""
         refused = []
         for outcome in outcomes:
             record = outcome.record
-            mine = self._mine.pop(record.id, None)
-            if record.id not in told:
+            mine = self._mine.get(record.id) is record
+            if mine:
+                del self._mine[record.id]
+            answer = told.get((record.id, record.detail().claim or 0))
+            if answer is None:
                 refused.append(outcome)
-            elif _contradicts(outcome, told[record.id].state):
+                self._spawn(self.watch(record))  # whoever waits for it here waits for its end elsewhere now
+            elif _contradicts(outcome, answer.state):
                 refused.append(outcome)
                 self._spawn(self.get(record.id))
-            elif mine is not None:
-                self._settle(outcome, told[record.id].state, at)
+            elif mine:
+                self._settle(outcome, answer.state, at)
         return refused
 
     def _settle(self, outcome: Outcome, state: int, at: float) -> None:
@@ -282,6 +288,10 @@ class Taking(Common):
         details.held, details.due, details.run_at = True, at + max(outcome.delay, 0.0), None
         record.state = JobState.SCHEDULED if outcome.delay > 0 else JobState.QUEUED
         self._looked = False
+
+    async def watch(self, record: Record) -> None:
+        """See `DurableStore.watch`."""
+        raise NotImplementedError
 
     def drained(self, until: float) -> bool:
         """See `Store.drained`: what waits is not lost, so nothing but what runs is waited for."""
