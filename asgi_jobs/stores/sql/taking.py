@@ -247,9 +247,7 @@ class Taking(Common):
             said |= {key: value for key, value in signs_of_life(record).items() if key != "waiting_at"}
         return said
 
-    def _take_in(
-        self, outcomes: Sequence[Outcome], told: Mapping[tuple[str, int | None], Told], at: float
-    ) -> list[Outcome]:
+    def _take_in(self, outcomes: Sequence[Outcome], told: Mapping[tuple[str, int], Told], at: float) -> list[Outcome]:
         """Bring the records up to date; gives the outcomes that were refused."""
         refused = []
         for outcome in outcomes:
