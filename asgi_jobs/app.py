@@ -571,7 +571,10 @@ class Jobs:
         if value is UNSET:
             value = await self._on_loop(self._engine.waiting.kept_value(job._record))
         if value is UNSET:
-            raise ResultNotKept(f"the value of job {job.name!r} went to the Job objects alive at its end; this is none")
+            raise ResultNotKept(
+                f"the value of job {job.name!r} went to the Job objects alive at its end, in the process "
+                f"that ran it; this is none. On a durable store @jobs.task(keep_result=True) keeps it"
+            )
         return value
 
     def stack(self, record: Record) -> list[Frame] | None:

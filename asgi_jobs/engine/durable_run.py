@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from contextvars import Context
@@ -93,6 +94,8 @@ class DurableRun(Run):
         if self.settled and self.failure is not None:
             logger.error("Job %s succeeded; closing its scope failed", label(self.job), exc_info=self.failure)
             self.failure = None
+        if self.given_up and isinstance(self.failure, asyncio.CancelledError):
+            self.stop = self.stop or Stop.SHUTDOWN  # the shutdown's end cut its closing off
         super().conclude()
         if self.verdict is not Verdict.SUCCEEDED:
             self.record.detail().value, self.result = UNSET, None

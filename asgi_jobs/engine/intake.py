@@ -16,7 +16,7 @@ from asgi_jobs.engine.guard import Guard
 from asgi_jobs.errors import ArgumentsGone, InvalidCall, InvalidOption, InvalidOptionType, InvalidState
 from asgi_jobs.job import UNSET, Job, Record, view_of
 from asgi_jobs.planner import Planner
-from asgi_jobs.settings import QUEUE_NAME_LIMIT, check_queue, clean_name
+from asgi_jobs.settings import NAME_LIMIT, QUEUE_NAME_LIMIT, check_queue, clean_name
 from asgi_jobs.task import LONGEST, Task, With, check_timedelta, to_retry
 
 if TYPE_CHECKING:
@@ -190,6 +190,10 @@ class Intake:
             raise InvalidOptionType(f"unique must be a text, not {value!r}")
         if not value:
             raise InvalidOption("unique must not be empty; leave it out where nothing has to be unique")
+        if clean_name(value[:NAME_LIMIT]) != value[:NAME_LIMIT] or "\0" in value:
+            raise InvalidOption(
+                f"unique {value!r} has a character that cannot be stored (NUL or half a surrogate pair)"
+            )
         details.unique = value
 
     def _set_due(self, record: Record, delay: Any, run_at: Any) -> None:

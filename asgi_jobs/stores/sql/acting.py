@@ -17,6 +17,8 @@ from asgi_jobs.stores.sql.taking import Taking
 
 AT_ONCE = 1_000
 """Jobs looked at in one statement."""
+AT_A_TIME = 100
+"""Ids that a message to the others names; of more: look yourself."""
 LIVES = 3
 """So often may the process of a job die before the job is failed."""
 
@@ -62,10 +64,11 @@ class Acting(Taking):
         asked = [(row.worker, row.id) for row in rows if row.state == State.RUNNING and row.worker != self._presence.me]
         message: dict[str, Any] = {}
         if asked:
-            message["stop"] = asked[:100]
+            message["stop"] = asked[:AT_A_TIME]  # the owners find the others at their next look
         ended = [row for row in rows if row.state == State.CANCELLED]
+        watched = [row.id for row in ended if row.watched]
         if ended:
-            message |= {"wake": None, "ended": [row.id for row in ended if row.watched][:100]}
+            message |= {"wake": None, "ended": watched if len(watched) <= AT_A_TIME else None}
         if message:
             self._database.tell(connection, message)
         return rows
@@ -214,7 +217,7 @@ class Acting(Taking):
             running = (jobs.c.id == id) & (jobs.c.state == State.RUNNING)
             row = (connection.execute(select(jobs).where(running).with_for_update())).one_or_none()
             if row is not None:
-                self._give_up(connection, row)
+                self._give_up(connection, row, died=False)
                 lost = [] if row.worker == self._presence.me else [[row.worker, row.id]]
                 self._database.tell(connection, {"wake": None, "lost": lost})
             return row
@@ -242,12 +245,12 @@ class Acting(Taking):
                 select(jobs).where(jobs.c.worker == worker, jobs.c.state == State.RUNNING).with_for_update()
             )
             rows = list(found)
-            back = [row for row in rows if self._give_up(connection, row) is State.HELD]
+            back = [row for row in rows if self._give_up(connection, row, died=True) is State.HELD]
             settled = (jobs.c.worker == worker) & (jobs.c.state == State.SUCCEEDED) & jobs.c.slot.is_not(None)
             connection.execute(update(jobs).where(settled).values(slot=None))
             connection.execute(delete(workers).where(workers.c.id == worker))
             ended = [row.id for row in rows if row.watched and row not in back]
-            self._database.tell(connection, {"wake": None, "ended": ended})
+            self._database.tell(connection, {"wake": None, "ended": ended if len(ended) <= AT_A_TIME else None})
             return back
 
         rows = await self._write(work)
@@ -262,10 +265,10 @@ class Acting(Taking):
     def _say_rescued(self, worker: int, rows: Sequence[Any]) -> None:
         raise NotImplementedError
 
-    def _give_up(self, connection: Connection, row: Any) -> State:
+    def _give_up(self, connection: Connection, row: Any, *, died: bool) -> State:
         """End an attempt whose process is dead, or hangs. A new claim number: what it may still say is refused."""
-        now, deaths = self.time(), row.deaths + 1
-        error = JobError(DIED, f"the process that ran it died (time {deaths} of at most {LIVES})", "")
+        now, deaths = self.time(), row.deaths + died
+        error = JobError(DIED, _what_happened(row.deaths, died), "")
         epoch_free = Attempt(to_date(row.started_at or now), to_date(now), error)
         attempts = [*(read_attempts(row.attempts) or ()), epoch_free]
         state = State.FAILED if deaths >= LIVES else State.HELD
@@ -320,6 +323,15 @@ class Acting(Taking):
         )  # fmt: skip
         answer = connection.execute(delete(jobs).where(jobs.c.id.in_(oldest.scalar_subquery())))
         return answer.rowcount
+
+
+def _what_happened(deaths: int, died: bool) -> str:
+    """Deaths are one less than none where the process was about to end in order; see `SqlStore.close`."""
+    if not died:
+        return "it was released: taken away from the process that ran it"
+    if deaths < 0:
+        return "the process that ran it was stopped, and its code had not ended by then"
+    return f"the process that ran it died (time {deaths + 1} of at most {LIVES})"
 
 
 def _in_parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from sqlalchemy import Connection, select
 
 from asgi_jobs.clock import Clock
-from asgi_jobs.errors import StoreAway, StoreError
+from asgi_jobs.errors import InvalidOption, StoreAway, StoreError
 from asgi_jobs.job import Record
 from asgi_jobs.stores.sql.address import address_of
 from asgi_jobs.stores.sql.connections import in_time
@@ -62,6 +62,8 @@ class Common:
         self._patience = (
             None if sqlite else PATIENCE
         )  # SQLite waits no longer than its timeout, and must not be cut off
+        if sqlite and direct_url is not None:
+            raise InvalidOption("direct_url leads past a pooler of PostgreSQL; leave it out with SQLite")
         self._tasks = tasks
         self._limits = limits
         self._max_queued = max_queued

@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,8 +39,8 @@ NOT_OURS = text(
     "SELECT worker FROM asgi_jobs WHERE state = 3 AND worker <> :me "
     "UNION SELECT worker FROM asgi_jobs WHERE state = 4 AND slot IS NOT NULL AND worker <> :me"
 )
-HELD_HERE: set[Path] = set()
-"""Such locks belong to the process: a second one by the same process would be granted. So this is the process's too."""
+HELD: set[int] = set()
+"""Open lock files. A fork copies them, and an orphan would keep the lock: so its copies are closed."""
 logger = logging.getLogger("asgi_jobs")
 
 
@@ -110,14 +111,14 @@ class Leader:
     # The lock
 
     async def _try_to_lead(self) -> None:
-        if not self._runs or self._file is not None or self._path in HELD_HERE:
+        if not self._runs or self._file is not None:
             return
         file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         if not _lock(file):
             os.close(file)
             return
         self._file = file
-        HELD_HERE.add(self._path)
+        HELD.add(file)
         try:
             await self._take_over()
         except BaseException:
@@ -127,8 +128,21 @@ class Leader:
     def _let_go(self) -> None:
         file, self._file = self._file, None
         if file is not None:
-            HELD_HERE.discard(self._path)
+            HELD.discard(file)
             os.close(file)
+
+    def _look_at_lock(self) -> None:
+        """A file that was deleted, or replaced, is no lock for those who come after."""
+        if self._file is None:
+            return
+        try:
+            same = os.path.samestat(os.fstat(self._file), self._path.stat())
+        except FileNotFoundError:
+            same = False
+        if not same:
+            logger.error("The lock of the store, %s, was deleted: another process may run its jobs", self._path)
+            self._let_go()
+            self._keeper.lose()
 
     async def _take_over(self) -> None:
         """Whatever runs by another's name ran in a process that is dead: it held the lock."""
@@ -163,6 +177,7 @@ class Leader:
 
     async def _once(self) -> None:
         self._others = await self._database.write(self._say_alive)
+        self._look_at_lock()
         await self._try_to_lead()
         await self._keeper.look_around()
 
@@ -191,7 +206,17 @@ def _lock(file: int) -> bool:
         if sys.platform == "win32":
             msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
         else:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False
     return True
+
+
+def _in_forked_child() -> None:
+    for file in HELD:
+        with suppress(OSError):
+            os.close(file)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_forked_child)

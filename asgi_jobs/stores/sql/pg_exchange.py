@@ -64,7 +64,9 @@ BEGIN
             v_told := v_told || v_before;
         END IF;
         IF v_watched IS NOT NULL THEN
-            PERFORM pg_notify(p_channel, json_build_object('ended', v_watched)::text);
+            -- a message has room for so many; of more: look yourself
+            PERFORM pg_notify(p_channel, json_build_object('ended',
+                CASE WHEN json_array_length(v_watched) <= 200 THEN v_watched END)::text);
         END IF;
     END IF;
 

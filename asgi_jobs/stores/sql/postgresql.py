@@ -13,6 +13,7 @@ from sqlalchemy import URL, Connection, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from asgi_jobs.errors import StoreUnusable
 from asgi_jobs.stores.sql.connections import Pooled
 from asgi_jobs.stores.sql.database import Asked, Exchanged, Found, ReadRow, Told, as_json
 from asgi_jobs.stores.sql.pg_exchange import CALL, FUNCTION
@@ -93,6 +94,11 @@ class Postgresql:
         # Two processes that make the same table at once would fail on each other.
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('asgi_jobs tables', 0))"))
         prepare(connection, create_tables=create_tables)
+        if not connection.scalar(text("SELECT has_database_privilege(current_database(), 'TEMPORARY')")):
+            raise StoreUnusable(
+                f"the store at {self.url.render_as_string(hide_password=True)} cannot be used: its role may not create "
+                f"temporary objects, which the exchange needs. GRANT TEMPORARY ON DATABASE … TO …"
+            )
         return int(connection.scalar(SPACE) or 0)
 
     async def close(self) -> None:
@@ -212,7 +218,8 @@ class Postgresql:
 
 
 def _engine(url: URL, size: int, **rest: Any) -> AsyncEngine:
-    settings = {"application_name": "asgi_jobs", "jit": "off"}
+    # A process that freezes in a transaction would hold its locks, and the gate, for as long as it is frozen.
+    settings = {"application_name": "asgi_jobs", "jit": "off", "idle_in_transaction_session_timeout": "20s"}
     arguments = {"timeout": CONNECT_TIMEOUT, "server_settings": settings, **rest}
     return create_async_engine(url, pool_size=size, max_overflow=size, connect_args=arguments)
 

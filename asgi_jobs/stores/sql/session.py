@@ -26,8 +26,10 @@ END_OTHER = text(
     "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE pid = :old AND locktype = 'advisory' AND objsubid = 2 "
     "AND classid = :space AND objid = :me"
 )
+# Also of whom only a job that runs is left: it was claimed while its process was just leaving.
 FREE = text(
-    "SELECT w.id FROM asgi_jobs_workers w WHERE w.id <> :me AND NOT EXISTS (SELECT 1 FROM pg_locks l "
+    "SELECT w.id FROM (SELECT id FROM asgi_jobs_workers UNION SELECT worker FROM asgi_jobs WHERE state = 3) w "
+    "WHERE w.id <> :me AND NOT EXISTS (SELECT 1 FROM pg_locks l "
     "WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.classid = :space AND l.objid = w.id "
     "AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))"
 )

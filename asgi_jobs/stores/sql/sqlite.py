@@ -36,6 +36,8 @@ INSERT = text(
     """  # noqa: S608 - the columns are named above
 )
 
+# Without statistics SQLite takes the index on the state wherever it can, and then sorts all that waits: where that
+# matters the statements name the index, or keep the state out of it by a `+`.
 HAND_IN = text(
     """
     UPDATE asgi_jobs AS j SET
@@ -61,19 +63,19 @@ HAND_IN = text(
         value ->> '$.attempts' AS attempts, value ->> '$.result' AS result, value ->> '$.uncommitted' AS uncommitted,
         value ->> '$.progress' AS progress, value ->> '$.log' AS log,
         value ->> '$.log_count' AS log_count, value ->> '$.moved_at' AS moved_at FROM json_each(:outcomes)) o
-    WHERE j.id = o.id AND j.claim = o.claim AND (j.state = 3 OR (j.state = 4 AND j.slot IS NOT NULL))
+    WHERE j.id = o.id AND j.claim = o.claim AND (+j.state = 3 OR (+j.state = 4 AND j.slot IS NOT NULL))
     RETURNING id, claim, state, watched
     """
 )
 
 HELD = text(
     """
-    SELECT * FROM (SELECT id, slot, seq FROM asgi_jobs j WHERE state = 2 AND run_at <= :now AND deaths < 2
-        AND task IN (SELECT value FROM json_each(:tasks))
+    SELECT * FROM (SELECT id, slot, seq FROM asgi_jobs j INDEXED BY asgi_jobs_held
+        WHERE state = 2 AND run_at <= :now AND deaths < 2 AND task IN (SELECT value FROM json_each(:tasks))
         AND NOT EXISTS (SELECT 1 FROM asgi_jobs_paused p WHERE p.queue = j.queue) ORDER BY run_at, seq LIMIT :n)
     UNION ALL
-    SELECT * FROM (SELECT id, slot, seq FROM asgi_jobs j WHERE state = 2 AND run_at <= :now AND deaths >= 2
-        AND task IN (SELECT value FROM json_each(:tasks))
+    SELECT * FROM (SELECT id, slot, seq FROM asgi_jobs j INDEXED BY asgi_jobs_held
+        WHERE state = 2 AND run_at <= :now AND deaths >= 2 AND task IN (SELECT value FROM json_each(:tasks))
         AND NOT EXISTS (SELECT 1 FROM asgi_jobs_paused p WHERE p.queue = j.queue) ORDER BY run_at, seq LIMIT :suspects)
     """
 )
@@ -81,11 +83,12 @@ HELD = text(
 SWEEP = text(
     """
     WITH RECURSIVE sweep(queue, k) AS (
-        SELECT * FROM (SELECT queue, 1 FROM asgi_jobs WHERE state = 1 AND queue IS NOT NULL AND queue > :cursor
-            ORDER BY queue LIMIT 1)
+        SELECT * FROM (SELECT queue, 1 FROM asgi_jobs INDEXED BY asgi_jobs_waiting
+            WHERE state = 1 AND queue IS NOT NULL AND queue > :cursor ORDER BY queue LIMIT 1)
         UNION ALL
-        SELECT (SELECT queue FROM asgi_jobs WHERE state = 1 AND queue IS NOT NULL AND queue > s.queue
-            ORDER BY queue LIMIT 1), s.k + 1 FROM sweep s WHERE s.queue IS NOT NULL AND s.k < :depth)
+        SELECT (SELECT queue FROM asgi_jobs INDEXED BY asgi_jobs_waiting
+            WHERE state = 1 AND queue IS NOT NULL AND queue > s.queue ORDER BY queue LIMIT 1), s.k + 1
+            FROM sweep s WHERE s.queue IS NOT NULL AND s.k < :depth)
     SELECT queue, k, NOT EXISTS (SELECT 1 FROM asgi_jobs t WHERE t.queue = s.queue AND t.slot = 0) AS idle
     FROM sweep s WHERE queue IS NOT NULL
     """
@@ -106,15 +109,16 @@ HEADS = text(
         UNION ALL SELECT queue, n, rn + 1, (SELECT min(seq) FROM asgi_jobs v WHERE v.state = 1 AND v.queue = h.queue
             AND v.seq > h.seq) FROM heads h WHERE h.rn < h.n AND h.seq IS NOT NULL)
     SELECT id, slot FROM (SELECT j.id, o.slot, o.rn, min(j.task IN (SELECT value FROM json_each(:tasks)))
-        OVER (PARTITION BY h.queue ORDER BY h.rn) AS known FROM heads h JOIN open o ON o.queue = h.queue AND o.rn = h.rn
-        JOIN asgi_jobs j ON j.state = 1 AND j.queue = h.queue AND j.seq = h.seq)
+        OVER (PARTITION BY h.queue ORDER BY h.rn) AS known
+        FROM heads h CROSS JOIN open o ON o.queue = h.queue AND o.rn = h.rn
+        CROSS JOIN asgi_jobs j INDEXED BY asgi_jobs_waiting ON j.state = 1 AND j.queue = h.queue AND j.seq = h.seq)
     WHERE known ORDER BY rn LIMIT :n
     """
 )
 
 FREE = text(
     """
-    SELECT id, NULL AS slot FROM asgi_jobs WHERE state = 1 AND queue IS NULL
+    SELECT id, NULL AS slot FROM asgi_jobs INDEXED BY asgi_jobs_free WHERE state = 1 AND queue IS NULL
     AND task IN (SELECT value FROM json_each(:tasks)) ORDER BY seq LIMIT :n
     """
 )

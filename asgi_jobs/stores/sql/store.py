@@ -8,10 +8,11 @@ import logging
 import os
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, not_, select, update
 
 from asgi_jobs.errors import StoreError
 from asgi_jobs.job import Record
@@ -96,10 +97,26 @@ class SqlStore(Looking):
     async def close(self) -> None:
         """See `Store.close`."""
         try:
+            await self._settled()
+            with suppress(StoreError):
+                await self._write(self._part)
             await self._presence.leave(for_good=not self._mine)
             await self._settled()
         finally:
             await self._close()
+
+    def _part(self, connection: Connection) -> None:
+        """What was claimed at the last moment goes back; what does not stop runs again when this process is dead."""
+        ours = (jobs.c.worker == self._presence.me) & (jobs.c.state == State.RUNNING)
+        still = jobs.c.id.in_(list(self._mine))
+        now = self.time()
+        connection.execute(
+            update(jobs)
+            .where(ours, not_(still))
+            .values(state=State.HELD, run_at=now, since_at=now, started_at=None, attempt=jobs.c.attempt - 1)
+        )
+        # An orderly end of the process is no death of the job's: whoever takes it over will count one.
+        connection.execute(update(jobs).where(ours, still).values(deaths=jobs.c.deaths - 1))
 
     async def _close(self) -> None:
         self._is_open = False
@@ -134,18 +151,24 @@ class SqlStore(Looking):
                 self._expect(message["wake"])
         for worker, id in message.get("stop", ()):
             if worker == me:
-                self._callbacks.asked_to_stop(id)
+                self._spawn(self._stop(id))
         for worker, id in message.get("lost", ()):
             if worker == me:
                 self._mine.pop(id, None)
                 self._callbacks.lost([id])
-        if self._watched.intersection(message.get("ended", ())):
+        ended = message.get("ended", ())
+        if ended is None or self._watched.intersection(ended):
             self._look_later()
         self._callbacks.wake()
 
     def _look_later(self) -> None:
         if self._watched or self._mine:
             self._spawn(self._look_at_ours())
+
+    async def _stop(self, id: str) -> None:
+        """A job that runs here was asked to stop; its record knows why, and that it is not to be tried again."""
+        await self.get(id)
+        self._callbacks.asked_to_stop(id)
 
     async def look_around(self) -> None:
         """See `presence.Keeper.look_around`."""
