@@ -282,7 +282,7 @@ class Jobs:
             policy: `queue`, `retries`, `timeout` as for `enqueue`; `every` (a timedelta) or `cron` (text, with
                 `timezone`, default "UTC") for a schedule, the first run of `every` after `start_after` (default:
                 one period); `key`: what a durable store remembers (default `module:qualname`); `atomic` and
-                `keep_result`: of SQL stores.
+                `keep_result`: of SQL stores (in memory the second changes nothing).
 
         Raises:
             InvalidOption, InvalidOptionType, InvalidCall, RequestBound: see the message.

@@ -42,8 +42,8 @@ def policy_of(given: dict[str, Any], *, durable: bool = False) -> Policy:
     for option in ("atomic", "keep_result"):
         if not isinstance(given.get(option, False), bool):
             raise InvalidOptionType(f"{option} must be True or False, not {given[option]!r}")
-        if given.get(option) and not durable:
-            raise InvalidOption(f"{option}=True needs a durable store; a store in memory has no transaction to share")
+    if given.get("atomic") and not durable:
+        raise InvalidOption("atomic=True needs a durable store; a store in memory has no transaction to share")
     return Policy(
         queue=queue,
         retries=to_retry("retries", given.get("retries")),

@@ -278,7 +278,7 @@ async def test_names_for_people_are_cut_and_cleaned(jobs: Jobs, name: str, kept:
     timezone=["UTC", 5],
     start_after=[SECOND, 5],
     atomic=[True, "yes", 1],
-    keep_result=[True, "yes"],
+    keep_result=["yes", 1],
     colour=["red"],
 )
 async def test_task(jobs: Jobs, option: str, value: Any) -> None:

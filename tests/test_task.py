@@ -185,7 +185,7 @@ async def test_a_key_of_ones_own(jobs: Jobs) -> None:
         {"key": ""},
         {"key": 5},
         {"atomic": True},
-        {"keep_result": True},
+        {"keep_result": "yes"},
         {"unknown": 1},
     ],
 )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from asgi_jobs.errors import InvalidOption, StoreAway, StoreUnusable
 from asgi_jobs.job import JobState, Record
 from asgi_jobs.stores.base import Claimed, Verdict
 from asgi_jobs.stores.sql import SqlStore, taking
+from asgi_jobs.stores.sql.leader import Leader
 from asgi_jobs.stores.sql.tables import VERSION, jobs, meta, workers
 from asgi_jobs.task import Retry
 from tests.stores.bench import Bench, Clockwork, Ended, names, opened
@@ -420,7 +423,94 @@ async def test_a_read_from_before_the_claim_does_not_undo_it(bench: Bench) -> No
     assert job.state is JobState.RUNNING
 
 
+async def test_a_release_is_no_death(bench: Bench) -> None:
+    (job,) = await bench.queue("q", "a")
+    for _ in range(4):
+        (job,) = await bench.claim()
+        await inside(bench).release(job.id)
+    job = await bench.get(job)
+    assert (job.state, job.detail().deaths) == (JobState.QUEUED, 0)
+    assert {a.error.message for a in job.detail().attempts or () if a.error} == {
+        "it was released: taken away from the process that ran it"
+    }
+
+
+async def test_code_that_outlasts_an_orderly_stop_costs_its_job_no_life(bench: Bench) -> None:
+    (job,) = await bench.queue("q", "a")
+    for _ in range(4):
+        await bench.claim()
+        await inside(bench)._write(inside(bench)._part)  # as `close` does while it runs
+        await change(bench, job, worker=999)
+        inside(bench)._mine.clear()
+        await inside(bench).rescue(999)
+    job = await bench.get(job)
+    assert (job.state, job.attempt, job.detail().deaths) == (JobState.QUEUED, 0, 0)
+
+
+async def test_a_claim_that_came_too_late_for_the_engine_goes_back_when_the_store_is_closed(bench: Bench) -> None:
+    first, _ = await bench.queue("q", "a", "b")
+    await bench.claim()
+    inside(bench)._mine.clear()  # nobody runs it
+    await inside(bench).close()
+    await inside(bench).open(bench)
+    job = await bench.get(first)
+    assert (job.state, job.attempt, job.detail().deaths) == (JobState.QUEUED, 0, 0)
+    assert await bench.claim() == [first]
+
+
+async def test_a_job_of_a_process_that_nobody_remembers_is_rescued(second: Second, bench: Bench) -> None:
+    (job,) = await bench.queue("q", "a")
+    await bench.claim()
+    await change(bench, job, worker=999)
+    inside(bench)._mine.clear()
+    inside(bench).grace, inside(bench).beat = 0.01, 0.02
+    await inside(bench).close()
+    await inside(bench).open(bench)
+    bench.now += 1
+    async with asyncio.timeout(20):
+        while (await bench.get(job)).state is JobState.RUNNING:
+            bench.now += 1
+            await asyncio.sleep(0.02)
+    assert job.detail().deaths == 1
+
+
+async def test_no_opening_and_closing_of_the_lock_file_loses_the_lock(tmp_path: Path) -> None:
+    async with opened("sqlite") as bench:
+        store = inside(bench)
+        lock = Path(f"{store._database.url.database}.lock")
+        (tmp_path / "copy").write_bytes(lock.read_bytes())
+        other = SqlStore(
+            store._database.url.render_as_string(), tasks=dict, limits={}, max_queued=1, max_finished=1,
+            concurrency=1, direct_url=None, create_tables=True, clock=Clockwork(bench),
+        )  # fmt: skip
+        await other.open(Bench())
+        assert (store._presence.may_run, other._presence.may_run) == (True, False)
+        await other.close()
+
+
+async def test_a_process_whose_lock_file_was_deleted_stops_running_jobs() -> None:
+    async with opened("sqlite") as bench:
+        presence = inside(bench)._presence
+        assert isinstance(presence, Leader)
+        Path(f"{inside(bench)._database.url.database}.lock").unlink()
+        presence._look_at_lock()
+        assert not presence.may_run
+        assert bench.taken == [None]
+
+
 # Other processes
+
+
+async def test_more_ends_than_a_message_can_name_are_heard_of_all_the_same(bench: Bench, second: Second) -> None:
+    other = await second(concurrency=0)
+    made = await bench.queue(None, *(str(n) for n in range(450)))
+    seen = [await other.get(job) for job in made]
+    for one in seen:
+        await inside(other).watch(one)
+    claimed = await bench.claim()
+    assert not (await bench.exchange([Ended(job) for job in claimed], 0, 0)).refused
+    await inside(other).look_around()
+    assert set(other.heard_of) == {job.id for job in made}
 
 
 async def test_a_job_that_runs_elsewhere_is_watched_until_its_end(bench: Bench, second: Second) -> None:
