@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from asgi_jobs import Job, Jobs, JobState, Retry, ShuttingDown
 from asgi_jobs.engine import dispatcher
@@ -142,6 +144,30 @@ async def test_a_job_that_fails_because_it_is_cut_off_goes_back_too() -> None:
     await jobs.stop()
 
     assert (job.state, job.attempt, job.error) == (JobState.QUEUED, 0, None)
+
+
+async def test_a_job_whose_scope_still_closes_when_the_time_is_over_goes_back_too(tmp_path: Path) -> None:
+    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/app.db")
+
+    async def get_session() -> AsyncIterator[AsyncSession]:
+        async with AsyncSession(engine) as session:
+            yield session
+            seen.append("closes")
+            await asyncio.Event().wait()  # a commit that waits for a lock, say
+
+    jobs, _ = durable_jobs(shutdown_timeout=AT_ONCE, session_factory=get_session)
+
+    @jobs.task
+    async def work(session: AsyncSession) -> None:
+        seen.append("ran")
+
+    await jobs.open()
+    await jobs.begin()
+    job = await jobs.enqueue(work)
+    await until(lambda: "closes" in seen)
+    await jobs.stop()
+    assert (job.state, job.error, job.attempt) == (JobState.QUEUED, None, 0)
+    await engine.dispose()
 
 
 async def test_a_job_that_was_cancelled_before_stays_cancelled_and_one_that_succeeds_all_the_same_succeeds() -> None:
