@@ -188,6 +188,8 @@ class Postgresql:
         return names
 
     def shut_gate(self, connection: Connection) -> None:
+        # A process that freezes just now would hold up the fleet for as long as it is frozen.
+        connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '20s'"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:space, 0)"), {"space": self.space})
 
     def next_worker(self, connection: Connection) -> int:
@@ -218,8 +220,7 @@ class Postgresql:
 
 
 def _engine(url: URL, size: int, **rest: Any) -> AsyncEngine:
-    # A process that freezes in a transaction would hold its locks, and the gate, for as long as it is frozen.
-    settings = {"application_name": "asgi_jobs", "jit": "off", "idle_in_transaction_session_timeout": "20s"}
+    settings = {"application_name": "asgi_jobs", "jit": "off"}
     arguments = {"timeout": CONNECT_TIMEOUT, "server_settings": settings, **rest}
     return create_async_engine(url, pool_size=size, max_overflow=size, connect_args=arguments)
 

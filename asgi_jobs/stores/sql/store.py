@@ -97,9 +97,10 @@ class SqlStore(Looking):
     async def close(self) -> None:
         """See `Store.close`."""
         try:
-            await self._settled()
-            with suppress(StoreError):
-                await self._write(self._part)
+            if self._outage.trouble is None:
+                await self._settled()
+                with suppress(StoreError):
+                    await self._write(self._part)
             await self._presence.leave(for_good=not self._mine)
             await self._settled()
         finally:
