@@ -134,8 +134,8 @@ async def test_what_runs_elsewhere_may_be_released_after_a_question_that_tells_t
     shop.go.set()
     await job.wait()
     page = text_of(await shop.page(f"/jobs/{job.id}"))
-    assert "Its process died" in page
-    assert "back to its place, not counted as a try" in page
+    assert "Interrupted, back to its place" in page
+    assert "it does not count as a try" in page
 
 
 @sqlite

@@ -17,12 +17,10 @@ from asgi_jobs.stores.sql.taking import Taking
 
 AT_ONCE = 1_000
 """Jobs looked at in one statement."""
-AT_A_TIME = 100
-"""Ids that a message to the others names; of more: look yourself."""
+NAMED = 100
+"""Ids that a message to the others names; of more: look yourself. As in `pg_exchange`."""
 LIVES = 3
 """So often may the process of a job die before the job is failed."""
-
-
 DIED = f"{ProcessDied.__module__}.{ProcessDied.__qualname__}"
 
 
@@ -64,11 +62,11 @@ class Acting(Taking):
         asked = [(row.worker, row.id) for row in rows if row.state == State.RUNNING and row.worker != self._presence.me]
         message: dict[str, Any] = {}
         if asked:
-            message["stop"] = asked[:AT_A_TIME]  # the owners find the others at their next look
+            message["stop"] = asked[:NAMED]  # the owners find the others at their next look
         ended = [row for row in rows if row.state == State.CANCELLED]
         watched = [row.id for row in ended if row.watched]
         if ended:
-            message |= {"wake": None, "ended": watched if len(watched) <= AT_A_TIME else None}
+            message |= {"wake": None, "ended": watched if len(watched) <= NAMED else None}
         if message:
             self._database.tell(connection, message)
         return rows
@@ -245,12 +243,13 @@ class Acting(Taking):
                 select(jobs).where(jobs.c.worker == worker, jobs.c.state == State.RUNNING).with_for_update()
             )
             rows = list(found)
-            back = [row for row in rows if self._give_up(connection, row, died=True) is State.HELD]
+            stopped = connection.scalar(select(workers.c.stopping).where(workers.c.id == worker))
+            back = [row for row in rows if self._give_up(connection, row, died=not stopped) is State.HELD]
             settled = (jobs.c.worker == worker) & (jobs.c.state == State.SUCCEEDED) & jobs.c.slot.is_not(None)
             connection.execute(update(jobs).where(settled).values(slot=None))
             connection.execute(delete(workers).where(workers.c.id == worker))
             ended = [row.id for row in rows if row.watched and row not in back]
-            self._database.tell(connection, {"wake": None, "ended": ended if len(ended) <= AT_A_TIME else None})
+            self._database.tell(connection, {"wake": None, "ended": ended if len(ended) <= NAMED else None})
             return back
 
         rows = await self._write(work)
@@ -266,30 +265,27 @@ class Acting(Taking):
         raise NotImplementedError
 
     def _give_up(self, connection: Connection, row: Any, *, died: bool) -> State:
-        """End an attempt whose process is dead, or hangs. A new claim number: what it may still say is refused."""
+        """End an attempt whose process is gone, or hangs. A new claim number: what it may still say is refused."""
         now, deaths = self.time(), row.deaths + died
-        error = JobError(DIED, _what_happened(row.deaths, died), "")
-        epoch_free = Attempt(to_date(row.started_at or now), to_date(now), error)
-        attempts = [*(read_attempts(row.attempts) or ()), epoch_free]
-        state = State.FAILED if deaths >= LIVES else State.HELD
-        if row.cancel_at is not None:
-            state = State.CANCELLED
         change: dict[str, Any] = {
-            "state": state,
             "deaths": deaths,
-            "attempt": row.attempt - 1,
             "claim": self._database.next_claim(connection),
-            "attempts": write_attempts(attempts),
             "waiting_at": None,
         }
-        if state is State.HELD:
-            change |= {"run_at": now, "since_at": now, "started_at": None}
+        error = JobError(DIED, f"the process that ran it died (time {deaths} of at most {LIVES})", "") if died else None
+        if row.cancel_at is not None:
+            state = State.CANCELLED
         else:
-            change |= {"finished_at": max(now, row.started_at or now), "slot": None, "attempt": row.attempt}
-            change["attempts"] = row.attempts  # the last one is told by started_at, finished_at and error
-        if state is State.FAILED:
+            state = State.FAILED if died and deaths >= LIVES else State.HELD
+        if state is State.HELD:
+            cut_off = Attempt(to_date(row.started_at or now), to_date(now), error)
+            change |= {"run_at": now, "since_at": now, "started_at": None, "attempt": row.attempt - 1}
+            change["attempts"] = write_attempts([*(read_attempts(row.attempts) or ()), cut_off])
+        else:
+            change |= {"finished_at": max(now, row.started_at or now), "slot": None}
+        if state is State.FAILED and error is not None:
             change |= {"error_type": error.type, "error_message": error.message, "traceback": ""}
-        connection.execute(update(jobs).where(jobs.c.id == row.id).values(**change))
+        connection.execute(update(jobs).where(jobs.c.id == row.id).values(state=state, **change))
         return state
 
     # Going
@@ -323,15 +319,6 @@ class Acting(Taking):
         )  # fmt: skip
         answer = connection.execute(delete(jobs).where(jobs.c.id.in_(oldest.scalar_subquery())))
         return answer.rowcount
-
-
-def _what_happened(deaths: int, died: bool) -> str:
-    """Deaths are one less than none where the process was about to end in order; see `SqlStore.close`."""
-    if not died:
-        return "it was released: taken away from the process that ran it"
-    if deaths < 0:
-        return "the process that ran it was stopped, and its code had not ended by then"
-    return f"the process that ran it died (time {deaths + 1} of at most {LIVES})"
 
 
 def _in_parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:

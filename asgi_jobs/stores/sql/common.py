@@ -14,7 +14,7 @@ from asgi_jobs.errors import InvalidOption, StoreAway, StoreError
 from asgi_jobs.job import Record
 from asgi_jobs.stores.sql.address import address_of
 from asgi_jobs.stores.sql.connections import in_time
-from asgi_jobs.stores.sql.database import meaning
+from asgi_jobs.stores.sql.database import Database, meaning
 from asgi_jobs.stores.sql.ids import Ids, is_id
 from asgi_jobs.stores.sql.outage import Outage
 from asgi_jobs.stores.sql.postgresql import Postgresql
@@ -58,7 +58,7 @@ class Common:
         url, engine = address_of(store)
         sqlite = url.get_backend_name() == "sqlite"
         direct = address_of(direct_url, "direct_url")[0] if direct_url is not None else None
-        self._database: Sqlite | Postgresql = Sqlite(url) if sqlite else Postgresql(url, engine, direct)
+        self._database: Database = Sqlite(url) if sqlite else Postgresql(url, engine, direct)
         self._patience = (
             None if sqlite else PATIENCE
         )  # SQLite waits no longer than its timeout, and must not be cut off

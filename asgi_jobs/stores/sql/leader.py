@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, delete, select, text, update
+from sqlalchemy import Connection, delete, not_, select, text, update
 
 from asgi_jobs.stores.sql.database import meaning
 from asgi_jobs.stores.sql.presence import passes
@@ -189,9 +189,8 @@ class Leader:
         )
         if known is None:  # we were silent for too long
             connection.execute(workers.insert(), {"id": self.me, **self._keeper.row()})
-        connection.execute(
-            delete(workers).where(workers.c.id != self.me, workers.c.seen_at < signs["seen_at"] - SILENT)
-        )
+        silent = (workers.c.seen_at < signs["seen_at"] - SILENT) & not_(workers.c.stopping)  # that is rescue's to read
+        connection.execute(delete(workers).where(workers.c.id != self.me, silent))
         return connection.scalar(select(workers.c.id).where(workers.c.id != self.me).limit(1)) is not None
 
 

@@ -66,7 +66,7 @@ BEGIN
         IF v_watched IS NOT NULL THEN
             -- a message has room for so many; of more: look yourself
             PERFORM pg_notify(p_channel, json_build_object('ended',
-                CASE WHEN json_array_length(v_watched) <= 200 THEN v_watched END)::text);
+                CASE WHEN json_array_length(v_watched) <= 100 THEN v_watched END)::text);
         END IF;
     END IF;
 

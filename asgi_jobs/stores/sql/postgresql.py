@@ -26,8 +26,6 @@ CONNECT_TIMEOUT = 10  # seconds
 PARTING = 2  # seconds for the server to see that we go
 SHARED = {"statement_cache_size": 0, "prepared_statement_cache_size": 0, "prepared_statement_name_func": str}
 """Through a pooler that shares sessions nothing may outlive its transaction: statements are prepared without a name."""
-GATE = 0
-"""Claims hold this lock shared, a pause alone; workers lock their ids, which begin at 1."""
 MADE = "asgi_jobs exchange"
 PAYLOAD = 7_500
 """Bytes of a NOTIFY: 8,000 are allowed."""
@@ -188,7 +186,8 @@ class Postgresql:
         return names
 
     def shut_gate(self, connection: Connection) -> None:
-        # A process that freezes just now would hold up the fleet for as long as it is frozen.
+        # Claims hold this lock shared, a pause alone; workers lock their ids, which begin at 1. A process that
+        # freezes just now would hold up the fleet for as long as it is frozen.
         connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '20s'"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:space, 0)"), {"space": self.space})
 

@@ -135,7 +135,7 @@ class Rows:
         details.source, details.retry_of, details.unique = row.source, row.retry_of, row.unique_key
         details.due = _minus(row.run_at, offset)
         details.run_at = None
-        details.claim, details.worker, details.deaths = row.claim, row.worker, max(row.deaths, 0)
+        details.claim, details.worker, details.deaths = row.claim, row.worker, row.deaths
         details.uncommitted = row.uncommitted
         details.moved = _minus(row.moved_at, offset)
         details.log_count = row.log_count

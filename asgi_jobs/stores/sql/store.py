@@ -26,11 +26,12 @@ from asgi_jobs.stores.sql.looking import Looking
 from asgi_jobs.stores.sql.postgresql import Postgresql
 from asgi_jobs.stores.sql.presence import Presence
 from asgi_jobs.stores.sql.sqlite import Sqlite
-from asgi_jobs.stores.sql.tables import State, jobs
+from asgi_jobs.stores.sql.tables import State, jobs, workers
 
 SWEEP_EVERY = 5
 """Beats between two looks at all queues, for what a lost message would have told."""
-NAMED = 20
+SAID = 20
+"""Jobs that a log line names."""
 logger = logging.getLogger("asgi_jobs")
 
 
@@ -92,6 +93,7 @@ class SqlStore(Looking):
         database = self._database
         if isinstance(database, Sqlite):
             return Leader(database, self, runs=self.concurrency > 0, monotonic=self._clock.monotonic, beat=self.beat)
+        assert isinstance(database, Postgresql)
         return Presence(database, self, monotonic=self._clock.monotonic, grace=self.grace, beat=self.beat)
 
     async def close(self) -> None:
@@ -109,15 +111,15 @@ class SqlStore(Looking):
     def _part(self, connection: Connection) -> None:
         """What was claimed at the last moment goes back; what does not stop runs again when this process is dead."""
         ours = (jobs.c.worker == self._presence.me) & (jobs.c.state == State.RUNNING)
-        still = jobs.c.id.in_(list(self._mine))
+        still_runs = jobs.c.id.in_(list(self._mine))
         now = self.time()
         connection.execute(
             update(jobs)
-            .where(ours, not_(still))
+            .where(ours, not_(still_runs))
             .values(state=State.HELD, run_at=now, since_at=now, started_at=None, attempt=jobs.c.attempt - 1)
         )
-        # An orderly end of the process is no death of the job's: whoever takes it over will count one.
-        connection.execute(update(jobs).where(ours, still).values(deaths=jobs.c.deaths - 1))
+        # An orderly end of the process is no death of the jobs that it leaves to the others.
+        connection.execute(update(workers).where(workers.c.id == self._presence.me).values(stopping=True))
 
     async def _close(self) -> None:
         self._is_open = False
@@ -220,8 +222,8 @@ class SqlStore(Looking):
             await self._say_ended([record.id])
 
     def _say_rescued(self, worker: int, rows: Sequence[Any]) -> None:
-        names = ", ".join(f"{row.name!r} ({row.id})" for row in rows[:NAMED])
-        more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+        names = ", ".join(f"{row.name!r} ({row.id})" for row in rows[:SAID])
+        more = f" and {len(rows) - SAID} more" if len(rows) > SAID else ""
         logger.warning(
             "Worker %d is gone; %d job(s) that it ran go back to their places: %s%s", worker, len(rows), names, more
         )

@@ -148,6 +148,7 @@ workers = Table(
     Column("tasks", Text, nullable=False),  # JSON: the keys that it declares
     Column("started_at", Double, nullable=False),
     Column("seen_at", Double, nullable=False),
+    Column("stopping", Boolean, nullable=False, server_default=text("false")),  # what it leaves behind is no death
 )
 
 meta = Table(
