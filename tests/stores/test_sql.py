@@ -396,6 +396,7 @@ async def test_the_code_of_a_released_job_that_still_runs_here_cannot_speak_for_
     old, new = Ended(first, Verdict.FAILED), Ended(second)
     assert list((await bench.exchange([old], 0, 0)).refused) == [old]
     assert await bench.state(second) is JobState.RUNNING
+    assert not bench.store.drained(0.0)  # a stop still waits for it
     old = Ended(first, Verdict.FAILED)
     assert list((await bench.exchange([old, new], 0, 0)).refused) == [old]
     assert await bench.state(second) is SUCCEEDED
