@@ -42,8 +42,7 @@ class CurrentJob:
     @property
     def claim(self) -> int:
         """A number that grows with each attempt of this job, for fencing writes to other systems."""
-        details = self.record.details
-        return details.claim if details is not None and details.claim is not None else self.record.attempt
+        return self.record.attempt
 
     def progress(self, done: float, total: float | None = None, text: str = "") -> None:
         """Say how far the job is; shown on the page. Callable from a thread.

@@ -30,12 +30,18 @@ logger = logging.getLogger("asgi_jobs")
 class DurableRun(Run):
     """A `Run` that goes back to its place when it is interrupted, and does not count then."""
 
-    __slots__ = ("result", "settled")
+    __slots__ = ("_claim", "result", "settled")
 
     def __init__(self, executor: Executor, record: Record) -> None:
         super().__init__(executor, record)
+        self._claim = record.detail().claim
         self.result: str | None = None
         self.settled = False
+
+    @property
+    def claim(self) -> int:
+        """See `CurrentJob.claim`. This attempt's own: the job may have been claimed anew while its code still runs."""
+        return self._claim or 0
 
     async def _call(self, context: Context, values: dict[str, Any]) -> None:
         """As `Run._call`, then what its policy wants while the scope is still open."""

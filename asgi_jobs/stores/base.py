@@ -40,6 +40,12 @@ class Outcome(Protocol):
     counted: bool
     """Whether the attempt counts; not one that a shutdown interrupted."""
     error: JobError | None
+
+    @property
+    def claim(self) -> int | None:
+        """The number of the claim by which the attempt ran, where the store gives one: the fence of its outcome."""
+        ...
+
     result: str | None
     """The value as JSON, of a task with `keep_result`."""
     settled: bool

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 from typing import Any
 from unittest.mock import patch
@@ -12,26 +12,14 @@ from unittest.mock import patch
 from asgi_jobs import Jobs
 from asgi_jobs.clock import Clock, Epoch
 from asgi_jobs.errors import StoreAway
-from asgi_jobs.job import JobError, JobState, Record
+from asgi_jobs.job import JobState, Record
 from asgi_jobs.settings import Settings
-from asgi_jobs.stores.base import Callbacks, Claimed, Outcome, Ticket, Verdict, Worker
+from asgi_jobs.stores.base import Callbacks, Claimed, Outcome, Ticket, Worker
 from asgi_jobs.stores.memory import MemoryStore
 from asgi_jobs.task import Task
+from tests.stores.bench import Ended
 
 PREFIX = "durable000"
-
-
-@dataclass(eq=False)
-class Ended:
-    """The outcome of a job that succeeded."""
-
-    record: Record
-    verdict: Verdict = Verdict.SUCCEEDED
-    delay: float = 0.0
-    counted: bool = True
-    error: JobError | None = None
-    result: str | None = None
-    settled: bool = False
 
 
 def slow(verb: str) -> Any:

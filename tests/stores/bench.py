@@ -41,6 +41,10 @@ class Ended:
     error: JobError | None = None
     result: str | None = None
     settled: bool = False
+    claim: int | None = None
+
+    def __post_init__(self) -> None:
+        self.claim = self.record.detail().claim
 
 
 class Clockwork(Clock):

@@ -402,6 +402,18 @@ async def test_the_code_of_a_released_job_that_still_runs_here_cannot_speak_for_
     assert await bench.state(second) is SUCCEEDED
 
 
+async def test_an_outcome_that_comes_after_the_next_claim_does_not_end_that_attempt(bench: Bench) -> None:
+    (job,) = await bench.queue("q", "a")
+    await bench.claim()
+    late = Ended(job, HELD, counted=False)  # its code has ended, and its outcome waits for the exchange under way
+    await inside(bench).release(job.id)
+    assert await bench.claim() == [job]
+    assert list((await bench.exchange([late], 10, 10)).refused) == [late]
+    assert await bench.state(job) is JobState.RUNNING
+    assert not bench.store.drained(0.0)
+    assert not (await bench.exchange([Ended(job)], 0, 0)).refused
+
+
 async def test_a_job_that_was_taken_over_is_shown_as_it_stands_there_while_its_code_still_runs_here(
     bench: Bench, second: Second
 ) -> None:

@@ -228,7 +228,7 @@ class Taking(Common):
         """An outcome as the database is told of it."""
         record = outcome.record
         details = record.detail()
-        said: dict[str, Any] = {"id": record.id, "claim": details.claim, "state": STATES[outcome.verdict]}
+        said: dict[str, Any] = {"id": record.id, "claim": outcome.claim, "state": STATES[outcome.verdict]}
         if outcome.error is not None:
             said["error_type"] = outcome.error.type
             said["error_message"] = storable(outcome.error.message)
@@ -252,10 +252,10 @@ class Taking(Common):
         refused = []
         for outcome in outcomes:
             record = outcome.record
-            mine = self._mine.get(record.id) is record
+            mine = self._mine.get(record.id) is record and record.detail().claim == outcome.claim
             if mine:
                 del self._mine[record.id]
-            answer = told.get((record.id, record.detail().claim or 0))
+            answer = told.get((record.id, outcome.claim or 0))
             if answer is None:
                 refused.append(outcome)
                 self._spawn(self.watch(record))  # whoever waits for it here waits for its end elsewhere now
