@@ -573,6 +573,13 @@ async def test_processes_are_listed_with_what_they_run(bench: Bench, second: Sec
     assert [(w.busy, w.running) for w in await inside(bench).workers(running=False)] == [(0, ()), (1, ())]
 
 
+async def test_on_sqlite_a_second_process_stands_by_and_on_postgresql_it_does_not(bench: Bench, second: Second) -> None:
+    await second(concurrency=10)
+    await second(concurrency=0)
+    sqlite = inside(bench)._database.url.get_backend_name() == "sqlite"
+    assert [worker.standby for worker in await inside(bench).workers()] == [False, sqlite, False]
+
+
 async def test_a_process_that_has_closed_the_store_is_not_listed(bench: Bench, second: Second) -> None:
     other = await second(concurrency=0)
     assert len(await rows(bench, workers.c.id)) == 2

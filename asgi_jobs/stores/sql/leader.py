@@ -19,7 +19,7 @@ from sqlalchemy import Connection, delete, not_, select, text, update
 
 from asgi_jobs.stores.sql.database import meaning
 from asgi_jobs.stores.sql.presence import passes
-from asgi_jobs.stores.sql.tables import workers
+from asgi_jobs.stores.sql.tables import meta, workers
 
 if TYPE_CHECKING:
     from asgi_jobs.stores.sql.presence import Keeper
@@ -146,11 +146,13 @@ class Leader:
 
     async def _take_over(self) -> None:
         """Whatever runs by another's name ran in a process that is dead: it held the lock."""
-        dead = await self._database.read(
-            lambda connection: list(connection.execute(NOT_OURS, {"me": self.me}).scalars())
-        )
-        for worker in dead:
+        for worker in await self._database.write(self._lead):
             await self._keeper.rescue(worker)
+
+    def _lead(self, connection: Connection) -> list[int]:
+        """Say who runs jobs now; gives the workers whose jobs are left."""
+        connection.execute(update(meta).where(meta.c.key == "leader").values(value=self.me))
+        return list(connection.execute(NOT_OURS, {"me": self.me}).scalars())
 
     # What others do
 

@@ -22,7 +22,7 @@ BUSY = 5.0
 """Seconds that a transaction waits for another process's; DESIGN: a plain await raises StoreLocked after these."""
 READERS = 2
 READS = "asgi_jobs_reads"
-COUNTERS = ("place", "claim", "worker")
+COUNTERS = ("place", "claim", "worker", "leader")  # the last is the id of the worker that runs jobs
 
 COLUMNS = (
     "id", "queue", "task", "name", "args", "state", "source", "retry_of", "unique_key", "options", "enqueued_at",
