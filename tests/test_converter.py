@@ -540,7 +540,10 @@ def test_a_model_that_writes_nan_as_text_may_keep_it() -> None:
 unicode = st.text(st.characters(exclude_categories=["Cs"]))
 finite = st.floats(allow_nan=False, allow_infinity=False)
 offsets = st.timezones() | st.integers(-24 * 60 + 1, 24 * 60 - 1).map(lambda m: timezone(timedelta(minutes=m)))
-modern = st.datetimes(min_value=NOON.replace(1980, 3), max_value=NOON.replace(2200, 3), timezones=offsets)
+# An hour that happens twice, or not at all, equals no time of another zone (PEP 495); it has a test of its own.
+modern = st.datetimes(min_value=NOON.replace(1980, 3), max_value=NOON.replace(2200, 3), timezones=offsets).filter(
+    lambda date: date.replace(fold=0).utcoffset() == date.replace(fold=1).utcoffset()
+)
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | finite | unicode,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(unicode, inner, max_size=4),

@@ -62,7 +62,8 @@ class Worker(Stage):
         os.kill(self.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
-        os.kill(self.pid, signal.SIGCONT)
+        with suppress(ProcessLookupError):  # it may just have been killed
+            os.kill(self.pid, signal.SIGCONT)
 
     @property
     def logged(self) -> list[str]:

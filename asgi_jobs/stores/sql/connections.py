@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
@@ -17,8 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 OPEN: WeakSet[Any] = WeakSet()
 """Sockets belong to the process, and so does this: a fork copies them all."""
 SPARE = 1.0
-KEPT: list[socket.socket] = []
-"""Sockets that stay open until the process is dead."""
+KEPT: list[int] = []
+"""Numbers of sockets that stay open until the process is dead."""
 
 
 class Pooled:
@@ -109,16 +109,15 @@ def keep_for_ever(connection: Any) -> None:
     """A second handle of its socket, which nobody closes: the server sees the session end with the process."""
     found = socket_of(connection)
     if found is not None:
-        KEPT.append(socket.socket(fileno=os.dup(found.fileno())))
+        KEPT.append(os.dup(found.fileno()))
 
 
 def _in_forked_child() -> None:
     """An orphan that keeps a session open keeps its locks, too."""
-    sockets: Iterable[Any] = [*KEPT, *(socket_of(one) for one in tuple(OPEN))]
-    for each in sockets:
-        if each is not None:
-            with suppress(OSError):  # the number stays taken, for somebody may close it yet
-                os.dup2(os.open(os.devnull, os.O_RDWR), each.fileno())
+    sockets = filter(None, map(socket_of, tuple(OPEN)))
+    for number in (*KEPT, *(each.fileno() for each in sockets)):
+        with suppress(OSError):  # the number stays taken, for somebody may close it yet
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
 
 
 if hasattr(os, "register_at_fork"):
