@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -41,6 +41,15 @@ class Pooled:
         """The server was away: those that nobody uses may be dead without having been closed."""
         while self._idle:
             self._idle.pop().terminate()
+
+    @contextmanager
+    def used(self, driver: Any) -> Iterator[None]:
+        """A connection that somebody holds is used by this task now."""
+        self._users[driver] = asyncio.current_task()
+        try:
+            yield
+        finally:
+            self._users[driver] = None
 
     def break_off(self, task: asyncio.Task[Any]) -> None:
         """End the connections that a task uses: what it asks there fails at once."""

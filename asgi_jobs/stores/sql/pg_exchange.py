@@ -6,14 +6,18 @@ for a queue's head (it slides to the second job when the first is locked, which 
 outcomes and claim in one statement (one snapshot: the successor is not seen).
 """
 
-from sqlalchemy import text
+from __future__ import annotations
 
-CALL = text(
-    """
-    SELECT CAST(pg_temp.asgi_jobs_exchange(:space, :channel, :me, :now, CAST(:outcomes AS json), CAST(:known AS text[]),
-        :n, CAST(:tasks AS text[]), CAST(:hints AS text[]), CAST(:limits AS json), :cursor, :depth, :suspects) AS text)
-    """
-)
+from typing import Any
+
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from asgi_jobs.stores.sql.connections import Pooled
+
+CALL = "SELECT CAST(pg_temp.asgi_jobs_exchange($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) AS text)"
+TAKEN = "23505"
+"""SQLSTATE of a unique index that refuses."""
 
 FUNCTION = """
 CREATE OR REPLACE FUNCTION pg_temp.asgi_jobs_exchange(
@@ -159,3 +163,72 @@ BEGIN
 END
 $$
 """
+
+
+class Exchanger:
+    """Calls the function, on a connection that is held between calls.
+
+    It asks the driver itself: SQLAlchemy's way to a statement, through the pool, takes longer than the statement.
+
+    Args:
+        pool: where the connection comes from.
+    """
+
+    def __init__(self, pool: Pooled) -> None:
+        self._pool = pool
+        self._held: AsyncConnection | None = None
+        self._driver: Any = None  # of the one that is held
+
+    async def call(self, *arguments: Any) -> str:
+        """The function's answer.
+
+        Raises:
+            DBAPIError: with the driver's error; an IntegrityError where two claims reached for one slot.
+        """
+        connection, driver = await self._take()
+        try:
+            with self._pool.used(driver):
+                answer: str = await driver.fetchval(CALL, *arguments)
+        except Exception as error:
+            raise _as_sqlalchemy_says(error) from error
+        finally:
+            if self._held is None and not driver.is_closed():
+                self._held, self._driver = connection, driver
+            else:
+                await connection.close()
+        return answer
+
+    async def _take(self) -> tuple[AsyncConnection, Any]:
+        """The connection that is held, so that nobody else has it, or a new one."""
+        connection, self._held = self._held, None
+        if connection is not None:
+            if not self._driver.is_closed():
+                return connection, self._driver
+            await connection.close()
+        connection = await self._pool.engine.connect()
+        try:
+            driver: Any = (await connection.get_raw_connection()).driver_connection
+            await driver.execute(FUNCTION)  # the session's own: nothing to migrate, nothing to drop
+        except BaseException:
+            await connection.close()
+            raise
+        return connection, driver
+
+    def drop(self) -> None:
+        """The server was away: the connection may be dead without having been closed."""
+        if self._held is not None:
+            self._driver.terminate()
+
+    async def close(self) -> None:
+        """Give the connection back."""
+        connection, self._held = self._held, None
+        if connection is not None:
+            await connection.close()
+
+
+def _as_sqlalchemy_says(error: Exception) -> Exception:
+    state = getattr(error, "sqlstate", None)
+    if state is not None:
+        return (IntegrityError if state == TAKEN else DBAPIError)(CALL, None, error)
+    # The driver's own errors say that the connection has ended, or is broken.
+    return error if isinstance(error, OSError) else ConnectionError(str(error))

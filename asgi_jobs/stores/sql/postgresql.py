@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from asgi_jobs.errors import StoreUnusable
 from asgi_jobs.stores.sql.connections import Pooled
 from asgi_jobs.stores.sql.database import Asked, Exchanged, Found, ReadRow, Told, as_json
-from asgi_jobs.stores.sql.pg_exchange import CALL, FUNCTION
+from asgi_jobs.stores.sql.pg_exchange import Exchanger
 from asgi_jobs.stores.sql.schema import prepare
 from asgi_jobs.stores.sql.tables import ticks
 
@@ -26,7 +26,6 @@ CONNECT_TIMEOUT = 10  # seconds
 PARTING = 2  # seconds for the server to see that we go
 SHARED = {"statement_cache_size": 0, "prepared_statement_cache_size": 0, "prepared_statement_name_func": str}
 """Through a pooler that shares sessions nothing may outlive its transaction: statements are prepared without a name."""
-MADE = "asgi_jobs exchange"
 PAYLOAD = 7_500
 """Bytes of a NOTIFY: 8,000 are allowed."""
 
@@ -76,12 +75,14 @@ class Postgresql:
         self.space = 0  # of advisory locks: the table's oid, so that stores in one database do not meet
         self.channel = ""
         self._pools: list[Pooled] = []
-        self._session_engine: AsyncEngine  # what is made of a session's own goes past a pooler
+        self._exchanger: Exchanger
 
     async def open(self, *, create_tables: bool) -> None:
         self.engine = self._given or _engine(self.url, POOL, **(SHARED if self.direct is not None else {}))
-        self._session_engine = self.engine if self.direct is None else _engine(self.direct, 1)
-        self._pools = [Pooled(engine) for engine in {self.engine, self._session_engine}]
+        # What is made of a session's own goes past a pooler.
+        past = self.engine if self.direct is None else _engine(self.direct, 1)
+        self._pools = [Pooled(engine) for engine in dict.fromkeys((self.engine, past))]
+        self._exchanger = Exchanger(self._pools[-1])
         self._at_once = self.engine
         if self.direct is None:  # one statement, one snapshot: no transaction to begin and to end
             self._at_once = self.engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -100,6 +101,7 @@ class Postgresql:
         return int(connection.scalar(SPACE) or 0)
 
     async def close(self) -> None:
+        await self._exchanger.close()
         for pool in self._pools:
             pool.end()
             if pool.engine is not self._given:
@@ -113,7 +115,8 @@ class Postgresql:
             pool.break_off(task)
 
     async def forget_connections(self) -> None:
-        """The server was away: the connections of the pool may be dead without having been closed."""
+        """The server was away: connections may be dead without having been closed."""
+        self._exchanger.drop()
         for pool in self._pools:
             if pool.engine is not self._given:
                 pool.drop_idle()
@@ -145,38 +148,30 @@ class Postgresql:
 
     async def exchange(self, asked: Asked) -> Exchanged:
         """One call, one round trip, its own transaction."""
-        async with self._session_engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-            return await connection.run_sync(partial(self._exchange, asked))
-
-    def _exchange(self, asked: Asked, connection: Connection) -> Exchanged:
-        if not connection.info.get(MADE):  # a function of the session's own: nothing to migrate, nothing to drop
-            connection.exec_driver_sql(FUNCTION)
-            connection.info[MADE] = True
+        want = asked.want
+        limits = [{"queue": queue, "n": n} for queue, n in want.limits.items()] if want is not None else []
         now = asked.time()
-        answer = json.loads(connection.scalar(CALL, {**self._arguments(asked), "now": now}))
+        said = await self._exchanger.call(
+            self.space,
+            self.channel,
+            asked.me,
+            now,
+            as_json(asked.outcomes) if asked.outcomes else None,
+            None if asked.known is None else list(asked.known),
+            want.n if want is not None else 0,
+            want.tasks if want is not None else (),
+            want.hints if want is not None else (),
+            as_json(limits) if limits else None,
+            want.cursor if want is not None else "",
+            want.depth if want is not None else 0,
+            want.suspects if want is not None else 0,
+        )
+        answer = json.loads(said)
         told = {(one[0], one[1]): Told(*one) for one in answer["told"] or ()}
         rows = [ReadRow(**row) for row in answer["jobs"] or ()]
         adopted = [ReadRow(**row) for row in answer["adopted"] or ()]
         found = Found(rows, answer["cursor"], answer["ends"], answer["skipped"])
         return Exchanged(now, told, found, adopted)
-
-    def _arguments(self, asked: Asked) -> dict[str, Any]:
-        want = asked.want
-        limits = [{"queue": queue, "n": n} for queue, n in want.limits.items()] if want is not None else []
-        return {
-            "space": self.space,
-            "channel": self.channel,
-            "me": asked.me,
-            "outcomes": as_json(asked.outcomes) if asked.outcomes else None,
-            "known": None if asked.known is None else list(asked.known),
-            "n": want.n if want is not None else 0,
-            "tasks": list(want.tasks) if want is not None else [],
-            "hints": list(want.hints) if want is not None else [],
-            "limits": as_json(limits) if limits else None,
-            "cursor": want.cursor if want is not None else "",
-            "depth": want.depth if want is not None else 0,
-            "suspects": want.suspects if want is not None else 0,
-        }
 
     def promote(self, connection: Connection, now: float, limit: int) -> list[str | None]:
         answer = connection.execute(PROMOTE, {"now": now, "limit": limit})
