@@ -147,7 +147,8 @@ class Codec:
 
     def _unreadable(self, what: str) -> ArgumentsUnreadable:
         return ArgumentsUnreadable(
-            f"{self._plan.label}(): the stored arguments {what}. Another version of the program enqueued the job"
+            f"{self._plan.label}(): the stored arguments {what}. "
+            f"Most likely another version of the program enqueued the job"
         )
 
     # Its value
@@ -175,7 +176,8 @@ class Codec:
         except (Unfit, ValueError, TypeError) as error:
             why = error if isinstance(error, Unfit) else f"that is no JSON ({error})"
             raise ArgumentsUnreadable(
-                f"{self._plan.label}(): the job has a stored result {why}. Another version of the program ran it"
+                f"{self._plan.label}(): the job has a stored result {why}. "
+                f"Most likely another version of the program ran it"
             ) from None
 
     # By name

@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, func, select, update
 
 from asgi_jobs.clock import Clock
 from asgi_jobs.engine.dispatcher import resolve
 from asgi_jobs.errors import InvalidOption, StoreAway, StoreUnusable
 from asgi_jobs.job import JobState, Record
 from asgi_jobs.stores.base import Claimed, Verdict
-from asgi_jobs.stores.sql import SqlStore, taking
+from asgi_jobs.stores.sql import SqlStore, postgresql, taking
 from asgi_jobs.stores.sql.leader import Leader
 from asgi_jobs.stores.sql.presence import Presence
 from asgi_jobs.stores.sql.tables import VERSION, jobs, meta, workers
 from asgi_jobs.task import Retry
+from tests.postgres import server
 from tests.stores.bench import Bench, Clockwork, Ended, names, opened
 
 SUCCEEDED, FAILED, CANCELLED = JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED
@@ -512,6 +513,25 @@ async def test_a_process_whose_lock_file_was_deleted_stops_running_jobs() -> Non
 
 
 # Other processes
+
+
+async def test_a_process_that_freezes_in_a_transaction_holds_up_the_others_only_for_so_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(postgresql, "FROZEN", 200)
+    async with opened("postgresql") as bench:
+        (job,) = await bench.queue("q", "a")
+        row = select(jobs.c.id, func.pg_backend_pid()).where(jobs.c.id == job.id)
+
+        def freeze(connection: Connection) -> None:
+            me = connection.execute(row.with_for_update()).one()[1]
+            while "(1 row)" in server().psql(f"SELECT 1 FROM pg_stat_activity WHERE pid = {me}"):
+                pass  # nothing else runs in this process
+            connection.execute(row)
+
+        with pytest.raises(StoreAway):
+            await inside(bench)._write(freeze)
+        assert names(await bench.claim()) == ["a"]
 
 
 async def test_more_ends_than_a_message_can_name_are_heard_of_all_the_same(bench: Bench, second: Second) -> None:

@@ -28,7 +28,8 @@ RETURNS json LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     v_told json[]; v_before json[]; v_jobs json[]; v_more json[]; v_adopted json[]; v_watched json;
     v_locked text[] := '{}'; v_last text; v_visited int; v_skipped int := 0; v_ends int := 0;
-    v_ids text[]; v_slots smallint[]; v_names text[]; v_heads text[]; v_head_slots smallint[]; v_free text[]; v_room int;
+    v_ids text[]; v_slots smallint[]; v_names text[]; v_heads text[]; v_head_slots smallint[]; v_free text[];
+    v_room int;
 BEGIN
     -- claims hold the gate shared; a pause, which waits for them, holds it alone
     PERFORM pg_advisory_xact_lock_shared(p_space, 0);

@@ -23,6 +23,8 @@ from asgi_jobs.stores.sql.tables import ticks
 T = TypeVar("T")
 POOL = 5
 CONNECT_TIMEOUT = 10  # seconds
+FROZEN = 10_000
+"""Milliseconds that a transaction may do nothing: less than others wait for an answer."""
 PARTING = 2  # seconds for the server to see that we go
 SHARED = {"statement_cache_size": 0, "prepared_statement_cache_size": 0, "prepared_statement_name_func": str}
 """Through a pooler that shares sessions nothing may outlive its transaction: statements are prepared without a name."""
@@ -123,6 +125,9 @@ class Postgresql:
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         async with self.engine.begin() as connection:
+            # A process that freezes just now would hold up the fleet for as long as it is frozen. Set here, for poolers
+            # know no such setting of a connection's.
+            await connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = {FROZEN}")
             return await connection.run_sync(work)
 
     async def read(self, work: Callable[[Connection], T]) -> T:
@@ -181,9 +186,7 @@ class Postgresql:
         return names
 
     def shut_gate(self, connection: Connection) -> None:
-        # Claims hold this lock shared, a pause alone; workers lock their ids, which begin at 1. A process that
-        # freezes just now would hold up the fleet for as long as it is frozen.
-        connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '20s'"))
+        # Claims hold this lock shared, a pause alone; workers lock their ids, which begin at 1.
         connection.execute(text("SELECT pg_advisory_xact_lock(:space, 0)"), {"space": self.space})
 
     def next_worker(self, connection: Connection) -> int:
