@@ -18,6 +18,7 @@ from asgi_jobs.errors import InvalidOption, StoreAway, StoreUnusable
 from asgi_jobs.job import JobState, Record
 from asgi_jobs.stores.base import Claimed, Verdict
 from asgi_jobs.stores.sql import SqlStore, postgresql, taking
+from asgi_jobs.stores.sql.database import Asked, Want
 from asgi_jobs.stores.sql.leader import Leader
 from asgi_jobs.stores.sql.presence import Presence
 from asgi_jobs.stores.sql.tables import VERSION, jobs, meta, workers
@@ -512,6 +513,17 @@ async def test_a_process_whose_lock_file_was_deleted_stops_running_jobs() -> Non
         assert bench.taken == [None]
 
 
+async def test_exchanges_at_the_same_time_do_not_meet() -> None:
+    async with opened("postgresql") as bench:
+        await bench.queue(None, *"abcd")
+        store = inside(bench)
+        want = Want(n=1, tasks=[*store._tasks()], hints=(), limits={}, cursor="", depth=0, suspects=1)
+        asked = Asked(store._presence.me, store.time, (), want, None)
+        answers = [await store._database.exchange(asked)]  # it holds a connection from here on
+        answers += await asyncio.gather(*(store._database.exchange(asked) for _ in range(3)))
+        assert sorted(row.name for answer in answers for row in answer.found.rows) == [*"abcd"]
+
+
 # Other processes
 
 
@@ -525,8 +537,9 @@ async def test_a_process_that_freezes_in_a_transaction_holds_up_the_others_only_
 
         def freeze(connection: Connection) -> None:
             me = connection.execute(row.with_for_update()).one()[1]
-            while "(1 row)" in server().psql(f"SELECT 1 FROM pg_stat_activity WHERE pid = {me}"):
-                pass  # nothing else runs in this process
+            for _ in range(500):  # nothing else runs in this process meanwhile
+                if "(0 rows)" in server().psql(f"SELECT 1 FROM pg_stat_activity WHERE pid = {me}"):
+                    break
             connection.execute(row)
 
         with pytest.raises(StoreAway):
