@@ -7,7 +7,7 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, Self, TypeVar, overload
 from dishka import AsyncContainer
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from asgi_jobs.clock import Clock
+from asgi_jobs.clock import Clock, in_words
 from asgi_jobs.dashboard.access import Access
 from asgi_jobs.dashboard.routes import build
 from asgi_jobs.engine.dispatcher import resolve
@@ -47,7 +47,7 @@ from asgi_jobs.planner import Planner, called_hint
 from asgi_jobs.policy import policy_of
 from asgi_jobs.queues import describe
 from asgi_jobs.settings import Authorize, Settings, check_queue, check_text, to_origins, to_path
-from asgi_jobs.stores.base import Answer, Query, QueueInfo, Store, Ticket
+from asgi_jobs.stores.base import Answer, Minute, Query, QueueInfo, Store, Ticket
 from asgi_jobs.stores.choose import open_store
 from asgi_jobs.task import Policy, Retry, Task, Using, With, check_timedelta
 
@@ -364,7 +364,8 @@ class Jobs:
         check_text("id", id, "job.id is one")
         record = await self._ask(self._store.get(id))
         if record is None:
-            raise JobNotFound(f"no job has the id {id!r}; finished ones are kept for {self.settings.retention}")
+            kept = in_words(self.settings.retention)
+            raise JobNotFound(f"no job has the id {id!r}; finished ones are kept for {kept}")
         return record
 
     async def find(
@@ -401,6 +402,10 @@ class Jobs:
     async def counts(self) -> dict[JobState, int]:
         """How many of the records kept now are in each state."""
         return await self._ask(self._store.counts())
+
+    async def hour(self) -> Sequence[Minute | None]:
+        """What ended in each of the last 60 minutes, oldest first, the one under way last; None: not counted yet."""
+        return await self._ask(self._store.hour())
 
     async def queues(self, names: Sequence[str] | None = None, limit: int | None = None) -> list[QueueInfo]:
         """The queues with unfinished jobs, the paused ones and the configured ones, by name.
@@ -491,17 +496,25 @@ class Jobs:
             JobNotFound: there is none of this id.
         """
         check_text("reason", reason, "it is for people to read")
-        return await self._on_loop(self._cancel(id, reason))
-
-    async def _cancel(self, id: str, reason: str) -> Job:
         record = await self._record(id)
-        answer = await self._ask(self._store.cancel([id], reason))
+        await self._on_loop(self._cancel([id], reason))
+        return view_of(record, self)
+
+    async def cancel_many(self, ids: Iterable[str], reason: str = "") -> tuple[int, int]:
+        """As `cancel` for many jobs, with few transactions; (done, skipped): skipped have ended, or are unknown."""
+        check_text("reason", reason, "it is for people to read")
+        chosen = list(dict.fromkeys(ids))
+        done = await self._on_loop(self._cancel(chosen, reason))
+        return done, len(chosen) - done
+
+    async def _cancel(self, ids: Sequence[str], reason: str) -> int:
+        answer = await self._ask(self._store.cancel(ids, reason))
         if answer.ended:
             self._engine.told_cancelled(answer.ended)
         for asked in answer.asked:
             if asked.run is not None:
                 asked.run.ask_to_stop(Stop.CANCEL)
-        return view_of(record, self)
+        return len(answer.ended) + len(answer.asked)
 
     async def cancel_waiting(self, queue: str) -> tuple[int, int]:
         """Cancel what waits in a queue (queued, delayed, between attempts), not what runs; (done, skipped)."""
@@ -713,7 +726,7 @@ class Jobs:
 
     async def _ask(self, answer: Answer[T]) -> T:
         """The store's answer; one in a database gives it on the engine's loop."""
-        return await self._on_loop(resolve(answer)) if inspect.isawaitable(answer) else answer
+        return await (self._on_loop(resolve(answer)) if self.durable else resolve(answer))
 
     async def _on_loop(self, verb: Coroutine[Any, Any, T]) -> T:
         """Carry a verb out on the engine's loop, whichever loop it was awaited on."""

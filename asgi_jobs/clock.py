@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 
@@ -43,3 +43,16 @@ class Epoch:
     def date(self, monotonic: float) -> datetime:
         """The date of a monotonic time."""
         return datetime.fromtimestamp(monotonic + self.offset, UTC)
+
+
+def in_words(length: timedelta) -> str:
+    """A length of time in a sentence: "1 hour", "90 minutes", "0.5 seconds"."""
+    seconds = length.total_seconds()
+    for size, noun in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= size and seconds % size == 0:
+            return _amount(seconds / size, noun)
+    return _amount(seconds, "second")
+
+
+def _amount(number: float, noun: str) -> str:
+    return f"{number:g} {noun}{'' if number == 1 else 's'}"

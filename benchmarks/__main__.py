@@ -1,4 +1,4 @@
-"""The command: ``python -m benchmarks memory | sql | crash | fleet``."""
+"""The command: ``python -m benchmarks memory | sql | page | crash | fleet``."""
 
 import signal
 import sys

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from benchmarks import crash, fleet
 from benchmarks.machine import machine
-from benchmarks.scale import QUICK, SQL_QUICK, Scale, SqlScale
+from benchmarks.scale import PAGE_QUICK, QUICK, SQL_QUICK, PageScale, Scale, SqlScale
 from benchmarks.table import Row, rendered, written
 from benchmarks.verdict import Outcome
 
 MEMORY = ("throughput", "peers", "enqueue", "wake", "bytes", "host", "page")
 SHOWN = 30
 """So many faults are printed; the table says how many there are."""
+STORES = ("memory", "sqlite", "postgresql")
 SQL = ("sqlite", "names", "single", "finished", "growth", "wake")
 
 
@@ -24,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
     commands = made.add_subparsers(dest="command", required=True)
     _measuring(commands.add_parser("memory", help="the memory store, side by side with others"), MEMORY, memory, 9)
     _measuring(commands.add_parser("sql", help="stores in a database, side by side with others"), SQL, sql, 3)
+    _looking(commands.add_parser("page", help="every page over a million records, in each store"))
     _crashing(commands.add_parser("crash", help="kill -9 at random points: is anything lost?"))
     _as_a_fleet(commands.add_parser("fleet", help="many processes on one PostgreSQL: is anything out of order?"))
     return made
@@ -37,6 +39,12 @@ def _measuring(
     command.add_argument("--rows", type=_picked_of(groups), default=list(groups), help=", ".join(groups))
     command.add_argument("--into", type=Path, metavar="FILE", help="write it between its marks in this file, too")
     command.set_defaults(run=run)
+
+
+def _looking(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--quick", action="store_true", help="small counts: only to see that it runs")
+    command.add_argument("--stores", type=_picked_of(STORES), default=list(STORES), help=", ".join(STORES))
+    command.set_defaults(run=looked_at)
 
 
 def _crashing(command: argparse.ArgumentParser) -> None:
@@ -77,6 +85,15 @@ def sql(options: argparse.Namespace) -> int:
     scale = replace(scale, rounds=options.rounds or scale.rounds)
     about = machine(peer.distribution for peer in LIBRARIES)
     return _print("measured-sql", about, sql.measured(scale, options.rows), options.into)
+
+
+def looked_at(options: argparse.Namespace) -> int:
+    """Measure the pages."""
+    from benchmarks import pages
+
+    scale = PAGE_QUICK if options.quick else PageScale()
+    print(machine([]), rendered(pages.rows(scale, options.stores)), sep="\n\n")
+    return 0
 
 
 def killed(options: argparse.Namespace) -> int:

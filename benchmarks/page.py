@@ -58,6 +58,13 @@ async def _measured(scale: Scale) -> tuple[float, float, int]:
 
 async def _get(app: Jobs, etag: bytes | None) -> tuple[float, int, bytes, int]:
     """One GET of the overview: seconds, status, ETag, bytes of the body."""
+    begin = perf_counter()
+    status, found, size = await fetched(app, "/", etag)
+    return perf_counter() - begin, status, found, size
+
+
+async def fetched(app: Jobs, path: str, etag: bytes | None = None) -> tuple[int, bytes, int]:
+    """One GET of a page: status, ETag, bytes of the body."""
     sent: list[MutableMapping[str, Any]] = []
 
     async def receive() -> MutableMapping[str, Any]:
@@ -66,14 +73,13 @@ async def _get(app: Jobs, etag: bytes | None) -> tuple[float, int, bytes, int]:
     async def send(message: MutableMapping[str, Any]) -> None:
         sent.append(message)
 
-    begin = perf_counter()
-    await app(_scope(etag), receive, send)
-    seconds = perf_counter() - begin
+    await app(_scope(path, etag), receive, send)
     headers = dict(sent[0]["headers"])
-    return seconds, sent[0]["status"], headers.get(b"etag", b""), sum(len(m.get("body", b"")) for m in sent)
+    return sent[0]["status"], headers.get(b"etag", b""), sum(len(m.get("body", b"")) for m in sent)
 
 
-def _scope(etag: bytes | None) -> MutableMapping[str, Any]:
+def _scope(address: str, etag: bytes | None) -> MutableMapping[str, Any]:
+    path, _, query = address.partition("?")
     headers = [(b"host", b"127.0.0.1:8000"), (b"accept", b"text/html")]
     return {
         "type": "http",
@@ -81,10 +87,10 @@ def _scope(etag: bytes | None) -> MutableMapping[str, Any]:
         "http_version": "1.1",
         "method": "GET",
         "scheme": "http",
-        "path": "/jobs/",
-        "raw_path": b"/jobs/",
+        "path": f"/jobs{path}",
+        "raw_path": f"/jobs{path}".encode(),
         "root_path": "/jobs",
-        "query_string": b"",
+        "query_string": query.encode(),
         "headers": [*headers, (b"if-none-match", etag)] if etag else headers,
         "client": ("127.0.0.1", 50000),
         "server": ("127.0.0.1", 8000),

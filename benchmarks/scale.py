@@ -96,3 +96,21 @@ SQL_QUICK = SqlScale(
     depths=((100, 10), (200, 100)),
     drained=50,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class PageScale:
+    """Counts of one run on the pages.
+
+    Attributes:
+        listed: records of ended jobs.
+        queues: names at work, or with a job that waits, beside them.
+        polls: times that each page is asked for.
+    """
+
+    listed: int = 1_000_000
+    queues: int = 5_000
+    polls: int = 9
+
+
+PAGE_QUICK = PageScale(listed=1_000, queues=20, polls=2)

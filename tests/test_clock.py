@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from asgi_jobs import Jobs, JobState
-from asgi_jobs.clock import Clock, Epoch
+from asgi_jobs.clock import Clock, Epoch, in_words
 from asgi_jobs.testing import START, FakeClock, settle
 
 LONG = timedelta(seconds=8)
@@ -178,3 +178,19 @@ async def test_a_job_for_a_date_follows_the_wall() -> None:
         assert delayed.state is JobState.SCHEDULED
         await clock.advance(HOUR)
         assert delayed.state is JobState.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    ("length", "said"),
+    [
+        (timedelta(hours=1), "1 hour"),
+        (timedelta(minutes=90), "90 minutes"),
+        (timedelta(days=2), "2 days"),
+        (timedelta(seconds=90), "90 seconds"),
+        (timedelta(milliseconds=50), "0.05 seconds"),
+        (timedelta(seconds=1), "1 second"),
+        (timedelta(0), "0 seconds"),
+    ],
+)
+def test_a_length_of_time_is_said_in_the_largest_whole_unit(length: timedelta, said: str) -> None:
+    assert in_words(length) == said

@@ -431,6 +431,70 @@ async def test_operators_act_others_who_signed_in_look_and_the_rest_see_nothing(
         assert "production" in page
 
 
+def served(module: ModuleType, path: str = "") -> httpx.AsyncClient:
+    """A visitor of the application, or of its jobs mounted at /jobs where the example is only these."""
+    app = getattr(module, "app", None) or Starlette(routes=[Mount("/jobs", module.jobs)])
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=f"http://shop{path}")
+
+
+@example(("The status page", 2))
+async def test_whoever_the_session_knows_as_an_operator_may_see_the_page(
+    block: Block, monkeypatch: pytest.MonkeyPatch, load: Load
+) -> None:
+    monkeypatch.setenv("SECRET_KEY", "signs cookies")
+    monkeypatch.setenv("OPERATOR_PASSWORD", "correct horse")
+    module = load()
+    async with module.jobs, served(module) as client:
+        assert (await client.get("/jobs/")).status_code == 403
+        for password, status in (("wrong", 403), ("correct horse", 200)):
+            answer = await client.post("/log-in", data={"password": password})
+            assert (answer.status_code, answer.headers["location"]) == (303, "/jobs/")
+            assert (await client.get("/jobs/")).status_code == status
+        assert (await client.post("/jobs/queues/pause", data={"queue": "email"})).status_code == 303
+
+
+@example(("The status page", 3))
+async def test_whoever_bears_the_token_may_read(monkeypatch: pytest.MonkeyPatch, load: Load) -> None:
+    monkeypatch.setenv("JOBS_TOKEN", "t0ken")
+    module = load()
+    async with module.jobs, served(module, "/jobs") as client:
+        for given in ("", "Bearer", "Bearer wrong", "Basic t0ken", "t0ken", "Bearer t0ken t0ken"):
+            assert (await client.get("/", headers={**JSON, "authorization": given})).status_code == 403, given
+        bears = {**JSON, "authorization": "Bearer t0ken"}
+        assert (await client.get("/", headers=bears)).json()["counts"]["queued"] == 0
+        assert (await client.post("/queues/pause", data={"queue": "email"}, headers=bears)).status_code == 403
+
+
+@example(("The status page", 4))
+async def test_the_browser_is_made_to_ask_for_name_and_password(monkeypatch: pytest.MonkeyPatch, load: Load) -> None:
+    monkeypatch.setenv("OPERATOR_PASSWORD", "correct horse")
+    module = load()
+    async with module.jobs, served(module) as client:
+        for path in ("/jobs/", "/jobs/jobs", "/jobs/nothing"):
+            asked = await client.get(path)
+            assert (asked.status_code, asked.headers["www-authenticate"][:6]) == (401, "Basic ")
+        for auth in (("operator", "wrong"), ("other", "correct horse"), ("operator", "")):
+            assert (await client.get("/jobs/", auth=auth)).status_code == 401
+        for given in ("Basic ???", "Basic", "Bearer b3BlcmF0b3I6Y29ycmVjdCBob3JzZQ=="):
+            assert (await client.get("/jobs/", headers={"authorization": given})).status_code == 401
+        client.auth = httpx.BasicAuth("operator", "correct horse")
+        assert (await client.get("/jobs/")).status_code == 200
+        assert (await client.post("/jobs/queues/pause", data={"queue": "email"})).status_code == 303
+
+
+async def test_the_page_can_be_made_ones_own_as_the_example_shows(directory: Path) -> None:
+    (given,) = (block.code for block in BLOCKS if block.language == "jinja")
+    (directory / "jobs_templates").mkdir()
+    (directory / "jobs_templates" / "base.html").write_text(given)
+    jobs = Jobs(authorize=lambda request: True, templates="jobs_templates")
+    app = Starlette(routes=[Mount("/jobs", jobs)])
+    async with jobs, httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop/jobs") as client:
+        for path in ("/", "/jobs", "/queues", "/tasks", "/jobs/unknown"):
+            head, _, body = (await client.get(path)).text.partition("<body")
+            assert '<link rel="stylesheet" href="/static/jobs.css">' in head
+            assert "Ask the platform team</span>" in body.partition("<footer>")[2]
+
+
 # Settings
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -71,61 +71,45 @@ async def release(jobs: Jobs, id: str, form: FormData) -> Done:
 
 
 async def cancel_many(jobs: Jobs, form: FormData) -> Done:
-    """Ask all that were chosen to stop; what has ended is skipped."""
-
-    async def ask(job: Job) -> bool:
-        if job.state.finished:
-            return False
-        await jobs.cancel(job.id, one(form, "reason").strip() or REASON)
-        return True
-
-    return await _each("cancel", jobs, form, ask)
+    """Ask all that were chosen to stop, at most 1,000; what has ended is skipped."""
+    ids, ended = await _chosen(jobs, form, lambda job: not job.state.finished)
+    done, skipped = await jobs.cancel_many(ids, one(form, "reason").strip() or REASON)
+    return Done("cancel", {"done": done, "skipped": skipped + ended}, done, skipped + ended)
 
 
 async def retry_many(jobs: Jobs, form: FormData) -> Done:
-    """Run all that were chosen again; what cannot be is skipped."""
-
-    async def ask(job: Job) -> bool:
-        if not job.state.finished:
-            return False
+    """Run all that were chosen again, at most 1,000; what cannot be is skipped."""
+    # In a list of a database's jobs nobody sees what they kept; only trying tells.
+    ids, skipped = await _chosen(jobs, form, lambda job: job.repeatable or (jobs.durable and job.state.finished))
+    done = 0
+    for id in ids:
         try:
-            await jobs.retry(job.id)
-        except (*IMPOSSIBLE, JobNotFound):
-            return False
-        return True
-
-    return await _each("retry", jobs, form, ask)
-
-
-async def _each(verb: str, jobs: Jobs, form: FormData, ask: Callable[[Job], Awaitable[bool]]) -> Done:
-    """Act on each, at most 1,000; only what was acted on counts as done."""
-    done = skipped = 0
-    async for job in _chosen(jobs, form):
-        if job is not None and await ask(job):
+            await jobs.retry(id)
             done += 1
-        else:
+        except (*IMPOSSIBLE, JobNotFound):
             skipped += 1
-        if done >= MOST:
-            break
-        if (done + skipped) % 100 == 0:
+        if done % 100 == 0:
             await asyncio.sleep(0)  # jobs and requests go on meanwhile
-    return Done(verb, {"done": done, "skipped": skipped}, done, skipped)
+    return Done("retry", {"done": done, "skipped": skipped}, done, skipped)
 
 
-async def _chosen(jobs: Jobs, form: FormData) -> AsyncIterator[Job | None]:
-    """The jobs that a form names, or that match its filters; None for an unknown one."""
+async def _chosen(jobs: Jobs, form: FormData, fits: Callable[[Job], bool]) -> tuple[list[str], int]:
+    """The jobs that a form names, or those that match its filters and can be acted on; and how many cannot."""
     ids = list(dict.fromkeys(id for id in form.getlist("id") if isinstance(id, str) and id))
     filters = Filters.read(form)
     if not ids and not filters.narrowed:
         raise HTTPException(400, "Say which jobs: id, or a filter.")
-    if not ids:
-        async for job in matching(jobs, filters):
-            yield job
-    for id in ids[:MOST]:
-        try:
-            yield await jobs.get(id)
-        except JobNotFound:
-            yield None
+    if ids:
+        return ids[:MOST], 0
+    others = 0
+    async for job in matching(jobs, filters):
+        if fits(job):
+            ids.append(job.id)
+        else:
+            others += 1
+        if len(ids) == MOST:
+            break
+    return ids, others
 
 
 async def pause(jobs: Jobs, form: FormData) -> Done:
@@ -157,5 +141,5 @@ async def run_task(jobs: Jobs, form: FormData) -> Done:
 def _needed(form: FormData, name: str) -> str:
     value = one(form, name)
     if not value:
-        raise HTTPException(422, f"The form field {name} is missing.")
+        raise HTTPException(422, f"The form field {name} is missing or empty.")
     return value

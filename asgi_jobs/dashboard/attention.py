@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from asgi_jobs.dashboard import views, words
+from asgi_jobs.dashboard import views, words, workerview
 from asgi_jobs.dashboard.jobactions import cancel_action, release_action
 from asgi_jobs.dashboard.links import Links
 from asgi_jobs.dashboard.masking import shown, visible
@@ -30,13 +30,11 @@ class Attention:
     why: Parts
     long: Part
     action: Action | None
-    say: str
 
 
 def attention(harm: Harm, links: Links, now: datetime, *, may_act: bool) -> Attention:
     """A harm, in words."""
-    make = {"blocked": _blocked, "stuck": _stuck, "unknown": _unknown, "nobody": _nobody, "failed": _failed}[harm.kind]
-    row = make(harm, links, now)
+    row = MADE[harm.kind](harm, links, now)
     return row if may_act else replace(row, action=None)
 
 
@@ -57,12 +55,11 @@ def _blocked(harm: Harm, links: Links, now: datetime) -> Attention:
         why=why,
         long=words.since(harm.since, now),
         action=None if job.cancelling else cancel_action(job, links, queue, "overview"),
-        say=f"Queue {visible(queue.name)} is blocked",
     )
 
 
 def _held_words(job: Job) -> str:
-    return f"It is between two attempts: {views.tries(job)}"
+    return f"It is between two attempts: {views.tries(job)}" if job.error else "It was interrupted and is to run again"
 
 
 def _stuck(harm: Harm, links: Links, now: datetime) -> Attention:
@@ -82,7 +79,6 @@ def _stuck(harm: Harm, links: Links, now: datetime) -> Attention:
         why=(*where, between, held),
         long=words.since(harm.since, now),
         action=release_action(job, links, "overview") if job.worker is not None else None,
-        say=f"{shown(job.name)} does not stop",
     )
 
 
@@ -96,7 +92,6 @@ def _unknown(harm: Harm, links: Links, now: datetime) -> Attention:
         why=("Declare the task, deploy the worker that has it, or cancel them. Until then they keep their places.",),
         long="" if harm.since is None else words.since(harm.since, now),
         action=_cancel_unknown(task, harm.number, links),
-        say=f"No worker knows {shown(task)}",
     )
 
 
@@ -119,12 +114,44 @@ def _nobody(harm: Harm, links: Links, now: datetime) -> Attention:
         id="a-nobody",
         css="bad",
         look=LOOKS["nobody"],
-        what=("No worker runs: ", words.amount(harm.number, "job"), _wait(harm.number)),
+        what=("No worker runs: ", words.waiting(harm.number, harm.later)),
         why=START_ONE,
         long="",
         action=None,
-        say="No worker runs",
     )
+
+
+def _gone(harm: Harm, links: Links, now: datetime) -> Attention:
+    worker, one = harm.worker, harm.number == 1
+    assert worker is not None
+    assert harm.since is not None
+    ran = f"{words.amount(harm.number, 'job')} that it ran {'stands' if one else 'stand'} still"
+    back = f"{'It goes back to its place' if one else 'They go back to their places'} when another worker takes over."
+    return Attention(
+        id=f"a-{workerview.row_id(worker)}",
+        css="warn",
+        look=LOOKS["gone"],
+        what=("Worker ", workerview.worker_link(worker, links), f" is gone: {ran}"),
+        why=(back, *(() if harm.able else (" ", *START_ONE))),
+        long=words.since(harm.since, now),
+        action=None,
+    )
+
+
+def _loop(harm: Harm, links: Links, now: datetime) -> Attention:
+    loop = harm.loop
+    assert loop is not None
+    who = Link(shown(loop.name), links.job(loop.job_id)) if loop.job_id else shown(loop.name)
+    return Attention(
+        id="a-loop",
+        css="warn",
+        look=LOOKS["loop"],
+        what=(who, f" kept the event loop from going on for {loop.seconds:.1f} s"),
+        why=("It was in ", Code(visible(loop.function)), " at ", Code(f"{visible(loop.file)}:{loop.line}"),
+             "; no request was answered and no other job went on meanwhile."),
+        long=words.ago(loop.since, now),
+        action=None,
+    )  # fmt: skip
 
 
 def _wait(number: int) -> str:
@@ -149,7 +176,6 @@ def _failed(harm: Harm, links: Links, now: datetime) -> Attention:
         action=retry_action(harm.jobs, links, "overview", shown(words.short_task(task)))
         if number <= MOST_IDS
         else None,
-        say=f"{shown(words.short_task(task))} failed",
     )
 
 
@@ -168,6 +194,33 @@ def retry_action(jobs: Sequence[Job], links: Links, back: str, noun: str) -> Act
         confirm_css="pri",
         subject=noun,
     )
+
+
+def said(harm: Harm) -> str:
+    """The harm in a few words, for those who hear the page: the same as long as it is the same."""
+    if harm.kind == "nobody":
+        return "No worker runs"
+    if harm.kind == "loop":
+        return "The event loop stood still"
+    if harm.worker is not None:
+        return f"Worker {workerview.where(harm.worker)} is gone"
+    job = harm.jobs[0]
+    if harm.kind == "unknown":
+        return f"No worker knows {shown(job.task)}"
+    if harm.kind == "blocked":
+        return f"Queue {visible(job.queue or '')} is blocked"
+    return f"{shown(job.name)} does not stop" if harm.kind == "stuck" else f"{shown(words.short_task(job.task))} failed"
+
+
+MADE: dict[str, Callable[[Harm, Links, datetime], Attention]] = {
+    "blocked": _blocked,
+    "stuck": _stuck,
+    "unknown": _unknown,
+    "nobody": _nobody,
+    "gone": _gone,
+    "loop": _loop,
+    "failed": _failed,
+}
 
 
 def heading(harms: Sequence[Harm]) -> str:

@@ -55,6 +55,13 @@ async def fleet_of(jobs: Jobs) -> Fleet:
     return replace(fleet, unknown=dict(sorted((await jobs.unknown_tasks()).items()))) if fleet.able else fleet
 
 
+def nobody_runs(jobs: Jobs, fleet: Fleet) -> str:
+    """Why no job starts, whichever it is; "" where jobs do."""
+    if jobs.durable:
+        return "" if fleet.able else "No worker runs"
+    return "The engine is not running" if jobs.status in {"stopped", "new"} else ""
+
+
 def in_order(workers: Sequence[WorkerInfo]) -> list[WorkerInfo]:
     """Those that run jobs first, those that are gone last."""
     return sorted(workers, key=lambda one: (not one.alive, not one.concurrency, one.standby, one.id))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from starlette.datastructures import QueryParams
 
-from asgi_jobs.dashboard import siteview, words
+from asgi_jobs.clock import in_words
+from asgi_jobs.dashboard import attention, siteview, words
 from asgi_jobs.dashboard.masking import visible
 from asgi_jobs.dashboard.notices import notices
 from asgi_jobs.dashboard.pulse import Pulse
@@ -36,6 +38,7 @@ DONE = {
     "release": ("The job was given up", ""),
 }
 BADGE_LENGTH = 40
+SAID = 50  # harms of which those who hear the page are told
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,10 @@ class Flash:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Everything around a page's content."""
+    """Everything around a page's content.
+
+    `says`: what needs a person, each in a few words; what is new among them is said to those who hear the page.
+    """
 
     title: str
     brand: str
@@ -66,6 +72,7 @@ class Frame:
     updated: Moment
     tabs: list[Tab]
     notices: list[Note]
+    says: Sequence[str]
     flash: Flash | None
     retention: str
     store: str
@@ -90,7 +97,7 @@ def frame(
     settings, now = jobs.settings, jobs.now()
     opened = query.get("confirm", "")[:100]
     pages = (*PAGES, WORKERS) if jobs.durable else PAGES
-    kept = words.retention(settings.retention)
+    kept = in_words(settings.retention)
     return Frame(
         title=f"{title} · {visible(settings.title)}",
         brand=visible(settings.title),
@@ -100,6 +107,7 @@ def frame(
         updated=words.clock(now),
         tabs=siteview.tabs(pulse.counts if pulse else None, visit.links, listed),
         notices=notices(jobs, visit, pulse, now, page),
+        says=[attention.said(harm) for harm in pulse.harms[:SAID]] if pulse else (),
         flash=flash(query),
         retention=kept,
         store="Jobs are kept in the database" if jobs.durable else "Memory store: jobs are lost when this process ends",

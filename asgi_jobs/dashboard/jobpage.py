@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from asgi_jobs.clock import in_words
 from asgi_jobs.dashboard import as_json, jobview, words
+from asgi_jobs.dashboard.fleet import nobody_runs
 from asgi_jobs.dashboard.masking import shown
 from asgi_jobs.dashboard.pages import Ask, Page, job_facts
 from asgi_jobs.dashboard.pulse import alike, known
@@ -39,11 +41,11 @@ class JobPage(Page):
             queue=queue,
             blocks=ask.pulse.blocked(job),
             place=await ask.jobs.place(job.id) if in_line else None,
-            holder=await known(ask.jobs, queue.current) if queue and in_line else None,
+            holder=await known(ask.jobs, queue.current) if queue and in_line and not job.held else None,
             alike=sum(other.id != job.id for harm in group for other in harm.jobs) if job.error else 0,
-            retention=words.retention(ask.jobs.settings.retention),
+            retention=in_words(ask.jobs.settings.retention),
             durable=ask.jobs.durable,
-            engine_runs=self._somebody_runs(),
+            nobody=nobody_runs(ask.jobs, ask.pulse.fleet),
             worker=ask.pulse.fleet.of(job),
             known=job.task not in ask.pulse.fleet.unknown,
             stuck_after=words.lasting(ask.jobs.settings.stuck_after),
@@ -54,10 +56,6 @@ class JobPage(Page):
             return None
         read = next((queue for queue in self.ask.pulse.queues if queue.name == self.job.queue), None)
         return read or next(iter(await self.ask.jobs.queues(names=[self.job.queue])), None)
-
-    def _somebody_runs(self) -> bool:
-        jobs = self.ask.jobs
-        return bool(self.ask.pulse.fleet.able) if jobs.durable else jobs.status not in {"stopped", "new"}
 
     def title(self) -> str:
         return shown(self.job.name) or "Job"

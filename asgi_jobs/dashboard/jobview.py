@@ -148,8 +148,8 @@ def _notice(job: Job, around: Around, links: Links, now: datetime) -> Note | Non
         return Note((Strong("It waits for a session."), f" {said} See ", Code("max_sessions"), "."), "info", "info")
     if around.blocks is None or queue is None:
         return None
-    waiting = words.amount(around.blocks.queued, "job")
-    parts: Parts = (Strong("It blocks queue "), queue, Strong("."), f" {waiting} wait behind it")
+    waiting = words.amount(around.blocks.queued, "job waits", "jobs wait")
+    parts: Parts = (Strong("It blocks queue "), queue, Strong("."), f" {waiting} behind it")
     if around.blocks.oldest_wait is not None:
         parts = (*parts, ", the oldest for ", views.lasts(around.blocks.oldest_wait, now))
     return Note((*parts, "."), "warn", "blocked")

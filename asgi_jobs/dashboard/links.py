@@ -25,8 +25,9 @@ class Links:
 
     def to(self, path: str, pairs: Pairs = (), anchor: str = "") -> str:
         """An address: path below the mount, query, anchor."""
-        query = urlencode([(name, value) for name, value in pairs if value], errors="replace")
-        return f"{self.base}{path}{'?' + query if query else ''}{'#' + anchor if anchor else ''}"
+        kept = [(name, value) for name, value in pairs if value]
+        query = "?" + urlencode(kept, errors="replace") if kept else ""
+        return f"{self.base}{path}{query}{'#' + anchor if anchor else ''}"
 
     @property
     def overview(self) -> str:

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 def notices(jobs: Jobs, visit: Visit, pulse: Pulse | None, now: datetime, page: str) -> list[Note]:
     """What must be said loudly, worst first."""
-    made = [_engine(jobs, pulse), _processes(jobs), _loop(jobs, visit.links, now), _trimmed(jobs)]
-    if pulse is not None and page != "overview":  # which has it in its list
-        made.insert(0, _nobody(pulse))
+    made = [_engine(jobs, pulse), _processes(jobs), _trimmed(jobs)]
+    if page != "overview":  # which has these in its list
+        made = [_nobody(pulse), _loop(jobs, visit.links, now), *made]
     if not visit.may_act:
         said: Parts = (
             Strong("You may look, not act."),
@@ -32,11 +32,11 @@ def notices(jobs: Jobs, visit: Visit, pulse: Pulse | None, now: datetime, page: 
     return [notice for notice in made if notice]
 
 
-def _nobody(pulse: Pulse) -> Note | None:
-    harm = next((harm for harm in pulse.harms if harm.kind == "nobody"), None)
+def _nobody(pulse: Pulse | None) -> Note | None:
+    harm = next((harm for harm in pulse.harms if harm.kind == "nobody"), None) if pulse else None
     if harm is None:
         return None
-    waits = f" {words.amount(harm.number, 'job')} {'waits' if harm.number == 1 else 'wait'}. "
+    waits = f" {words.waiting(harm.number, harm.later)}. "
     return Note((Strong("No worker runs, so no job starts."), waits, *START_ONE), "bad", "warn")
 
 
@@ -45,8 +45,8 @@ def _engine(jobs: Jobs, pulse: Pulse | None) -> Note | None:
         return None
     if jobs.status == "stopping":
         return Note((Strong("The engine is stopping."), " Jobs that run may end, then it ends."), "warn", "warn")
-    waiting = sum(pulse.counts.get(state, 0) for state in WAITING) if pulse else 0
-    waits = f" {words.amount(waiting, 'job')} {'waits' if waiting == 1 else 'wait'}." if waiting else ""
+    said = words.waiting(*(pulse.counts.get(state, 0) for state in WAITING)) if pulse else ""
+    waits = f" {said}." if said else ""
     here = " in this process" if jobs.durable else ""
     remedy: Parts = (" Add ", Code("JobsMiddleware"), ", or compose ", Code("jobs.lifespan"))
     return Note(

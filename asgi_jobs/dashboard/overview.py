@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from asgi_jobs.dashboard import as_json, attention, siteview, views, words, workerview
+from asgi_jobs.dashboard import as_json, attention, hourview, siteview, views, words, workerview
 from asgi_jobs.dashboard.pages import (
     Ask,
     Page,
@@ -37,6 +37,11 @@ class Overview(Page):
         self.latest: list[Job] = []
         self.tasks: list[TaskInfo] = []
         self.queues = ask.pulse.queues
+
+    async def stamp(self) -> object:
+        """The last hour moves on by the minute, also when nothing happens."""
+        self.hour = await self.ask.jobs.hour()
+        return hourview.facts(self.hour, self.ask.pulse, self.ask.jobs.now())
 
     async def load(self) -> None:
         self.latest = await self.ask.jobs.find(limit=LATEST)
@@ -77,15 +82,16 @@ class Overview(Page):
             "more": max(len(harms) - attention.ROWS, 0),
             "calm": _calm(ask),
             "empty": not self.latest and not harms,
+            "hour": hourview.hour_view(self.hour, hourview.longest_wait(ask.pulse, now), now),
             "queues": queue_rows(ask, self.shown, "overview"),
-            "queues_more": f"All {queues_said(self.queues, ask.pulse.queue_count)}",
+            "queues_more": words.all_of(queues_said(self.queues, ask.pulse.queue_count)),
             "rows": job_rows(ask, self.latest, self.places),
             "tasks": [
                 siteview.task_row(task, links, now, back="overview", may_act=may_act) for task in tasks[:TASKS_SHOWN]
             ],
-            "task_count": words.amount(len(tasks), "task"),
+            "task_count": words.all_of(words.amount(len(tasks), "task")),
             "workers": workerview.fleet_said(ask.pulse.fleet) if ask.jobs.durable else "",
-            "processes": f"All {words.amount(len(ask.pulse.fleet.workers), 'process', 'processes')}",
+            "processes": words.all_of(words.amount(len(ask.pulse.fleet.workers), "process", "processes")),
         }
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.datastructures import QueryParams
 
 from asgi_jobs.dashboard import siteview, views, words
+from asgi_jobs.dashboard.fleet import nobody_runs
 from asgi_jobs.dashboard.pulse import Pulse, known
 from asgi_jobs.dashboard.views import JobRow
 from asgi_jobs.dashboard.visit import Visit
@@ -129,8 +130,9 @@ async def _lack(ask: Ask, info: QueueInfo) -> str:
 def queue_rows(ask: Ask, queues: Sequence[Queue], back: str) -> list[siteview.QueueRow]:
     """Queues as rows."""
     links, now, may_act = ask.visit.links, ask.jobs.now(), ask.visit.may_act
+    waits = nobody_runs(ask.jobs, ask.pulse.fleet) or siteview.FOR_A_PLACE
     return [
-        siteview.queue_row(one.info, one.holder, links, now, back=back, may_act=may_act, lacks=one.lacks)
+        siteview.queue_row(one.info, one.holder, links, now, back=back, may_act=may_act, lacks=one.lacks, waits=waits)
         for one in queues
     ]
 

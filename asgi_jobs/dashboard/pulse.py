@@ -13,7 +13,8 @@ from asgi_jobs.errors import JobNotFound
 from asgi_jobs.job import Job, JobState
 
 if TYPE_CHECKING:
-    from asgi_jobs import Jobs
+    from asgi_jobs import Jobs, WorkerInfo
+    from asgi_jobs.engine.watchdog import Blocked
     from asgi_jobs.stores.base import QueueInfo
 
 STOPPING = timedelta(seconds=10)  # a job that has not ended by then is not stopping
@@ -31,11 +32,15 @@ class Harm:
     """One thing that needs a person.
 
     Attributes:
-        kind: "blocked", "stuck", "failed", "unknown" (a task that no worker knows) or "nobody" (no worker lives).
+        kind: "blocked", "stuck", "failed", "unknown" (a task that no worker knows), "nobody" (no worker lives),
+            "gone" (one that is dead has left jobs) or "loop" (the event loop stood still).
         since: when it began; of failures the last one; None where nobody can say.
         jobs: the jobs concerned, newest first: the one that blocks or does not stop, those that failed alike.
         queue: the queue that is blocked.
-        number: how many jobs there are of it, those not read included.
+        number: how many jobs there are of it, those not read included; of "nobody" those that are queued.
+        later: of "nobody" those that are scheduled.
+        worker, able: of "gone" the process, and whether there is one that takes its jobs over.
+        loop: what kept the event loop.
     """
 
     kind: str
@@ -43,6 +48,10 @@ class Harm:
     jobs: tuple[Job, ...] = ()
     queue: QueueInfo | None = None
     number: int = 0
+    later: int = 0
+    worker: WorkerInfo | None = None
+    able: bool = True
+    loop: Blocked | None = None
 
     @property
     def facts(self) -> tuple[object, ...]:
@@ -50,7 +59,7 @@ class Harm:
         job, queue = next(iter(self.jobs), None), self.queue
         at = job.waiting_at.frames[:1] if job is not None and job.waiting_at is not None else ()
         return (
-            (self.kind, self.since, len(self.jobs), self.number),
+            (self.kind, self.since, len(self.jobs), self.number, self.later, self.able),
             job is not None and (job.id, job.state, job.held, job.attempt, job.cancelling, at),
             queue and (queue.queued, queue.waiting_at),
         )
@@ -88,16 +97,16 @@ class Watch:
 
     def __init__(self, jobs: Jobs) -> None:
         self._jobs = jobs
-        self._last: tuple[int, Pulse] | None = None
+        self._last: tuple[object, Pulse] | None = None
 
     async def pulse(self) -> Pulse:
         """The pulse now."""
         jobs, last = self._jobs, self._last
-        if last and last[0] == jobs.revision and last[1].holds(jobs.now()):
+        changes = (jobs.revision, jobs.loop_blocked)
+        if last and last[0] == changes and last[1].holds(jobs.now()):
             return last[1]
-        revision = jobs.revision
         pulse = await take(jobs)
-        self._last = (revision, pulse)
+        self._last = (changes, pulse)
         return pulse
 
 
@@ -109,7 +118,7 @@ async def take(jobs: Jobs) -> Pulse:
     fleet = await fleet_of(jobs)
     running = await _newest(jobs, counts, JobState.RUNNING)
     failed = await _newest(jobs, counts, JobState.FAILED)
-    held_up = [*await _blocked(jobs, queues, running), *_stuck(running, now)]
+    held_up = [*await _blocked(jobs, queues, running), *_stuck(running, now), *_gone(fleet), *_loop(jobs)]
     held_up.sort(key=lambda harm: harm.since or now)
     nobody = [*_nobody(jobs, fleet, counts), *await _unknown(jobs, fleet)]
     # What is held up comes first, the longest on top; of what failed the newest, not seen by anybody yet.
@@ -170,9 +179,23 @@ def _stuck(running: list[Job], now: datetime) -> list[Harm]:
 
 def _nobody(jobs: Jobs, fleet: Fleet, counts: dict[JobState, int]) -> list[Harm]:
     """Jobs wait, and no worker lives that would run them."""
-    waiting = sum(counts.get(state, 0) for state in WAITING)
+    queued, scheduled = (counts.get(state, 0) for state in WAITING)
     idle = jobs.durable and jobs.status == "running" and not fleet.able
-    return [Harm("nobody", None, number=waiting)] if idle and waiting else []
+    return [Harm("nobody", None, number=queued, later=scheduled)] if idle and queued + scheduled else []
+
+
+def _gone(fleet: Fleet) -> list[Harm]:
+    """Workers that are dead and whose jobs nobody has taken over."""
+    return [
+        Harm("gone", worker.seen_at, number=worker.busy, worker=worker, able=bool(fleet.able))
+        for worker in fleet.workers
+        if not worker.alive and worker.busy
+    ]
+
+
+def _loop(jobs: Jobs) -> list[Harm]:
+    blocked = jobs.loop_blocked
+    return [Harm("loop", blocked.since, loop=blocked)] if blocked else []
 
 
 async def _unknown(jobs: Jobs, fleet: Fleet) -> list[Harm]:

@@ -7,7 +7,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import ChoiceLoader, Environment, FileSystemLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PrefixLoader, StrictUndefined
 from starlette.responses import Response
 
 from asgi_jobs.dashboard import as_json
@@ -42,7 +42,7 @@ class Renderer:
         theirs = [FileSystemLoader(settings.templates)] if settings.templates else []
         self._settings = settings
         self._environment = Environment(
-            loader=ChoiceLoader([*theirs, own]),
+            loader=ChoiceLoader([*theirs, own, PrefixLoader({"asgi_jobs": own})]),  # theirs may extend their namesake
             autoescape=True,
             undefined=StrictUndefined,
             trim_blocks=True,

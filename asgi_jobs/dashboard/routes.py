@@ -117,7 +117,7 @@ class Dashboard:
             return Response(status_code=304, headers={"etag": tag, "vary": "Accept, Cookie"})
         if not self.jobs.durable:
             await page.load()
-        return self.answer(request, visit, page, tag)
+        return await self.answer(request, visit, page, tag)
 
     @asynccontextmanager
     async def answering(self, patience: float | None = None) -> AsyncIterator[None]:
@@ -145,8 +145,9 @@ class Dashboard:
         asked = (visit.links.base, request.scope["path"], request.url.query, visit.json, visit.rights)
         return etag(self.born, asked, around, data)
 
-    def answer(self, request: Request, visit: Visit, page: Page, tag: str) -> Response:
-        """The page as HTML or JSON."""
+    async def answer(self, request: Request, visit: Visit, page: Page, tag: str) -> Response:
+        """The page as HTML or JSON. Between its steps jobs and other requests go on, for a long list takes a while."""
+        await asyncio.sleep(0)
         if visit.json:
             response = self.renderer.json(page.json())
         else:
@@ -154,7 +155,9 @@ class Dashboard:
                 self.jobs, visit, page.ask.pulse, page=page.name, title=page.title(),
                 query=request.query_params, listed=page.listed, lists=page.lists, etag=tag,
             )  # fmt: skip
-            response = self.renderer.page(page.template, visit, {"frame": around, **page.view()})
+            view = page.view()
+            await asyncio.sleep(0)
+            response = self.renderer.page(page.template, visit, {"frame": around, **view})
         response.headers["etag"] = tag
         return response
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from asgi_jobs.stores.base import QueueInfo
 
 LONG_WAIT = timedelta(minutes=2)
+FOR_A_PLACE = "Waits for a free place"
 ORDER = (
     JobState.FAILED,
     JobState.RUNNING,
@@ -79,10 +80,20 @@ class Tab:
 
 
 def queue_row(
-    queue: QueueInfo, holder: Job | None, links: Links, now: datetime, *, back: str, may_act: bool, lacks: str = ""
-) -> QueueRow:
-    """A queue as a row. `lacks`: the task of a job that waits in it and that no worker knows, or "" for no such job."""
+    queue: QueueInfo, holder: Job | None, links: Links, now: datetime, *, back: str, may_act: bool, lacks: str = "",
+    waits: str = FOR_A_PLACE,
+) -> QueueRow:  # fmt: skip
+    """A queue as a row.
+
+    Args:
+        queue, holder: how it stands, and the job that holds its slot.
+        links, now, back, may_act: the page that it is on, and who looks.
+        lacks: the task of a job that waits in it and that no worker knows, or "" for no such job.
+        waits: why its first job has not started, where the queue itself is free.
+    """
     state, said, notes = _queue_now(queue, holder, links, now)
+    if state is None and queue.queued:
+        said = (waits,)
     if lacks and holder is None and queue.paused_since is None:
         state, said = LOOKS["unknown"], (Link(shown(lacks), links.jobs(task=lacks)),)
     if queue.last_error and state is not LOOKS["blocked"]:
@@ -123,10 +134,12 @@ def _queue_now(
         return LOOKS["running"], (words.amount(queue.running, "job"),), []
     if holder is not None:
         return views.look(holder, now), (*link, " ", *_holder_said(holder, now)), []
-    return None, (("Idle" if not queue.queued else "Waits for a free place"),), []
+    return None, ("Idle",), []
 
 
 def _holder_said(holder: Job, now: datetime) -> Parts:
+    if holder.held and not holder.error:
+        return ("runs again at its place",)
     if holder.held and holder.run_at is not None:
         return (words.ahead(holder.run_at, now), f", {views.tries(holder)}")
     said = views.progress_words(holder)

@@ -121,7 +121,8 @@ def _under_way(job: Job, now: datetime) -> list[Step]:
         due = max(job.enqueued_at, job.run_at) if job.run_at else job.enqueued_at
         return [Step("running", "", f"Started after {words.took(job.started_at - due)}", at)]
     if job.held and job.run_at is not None and not job.state.finished:
-        return [Step("scheduled", "", f"{tries(job)}".capitalize(), words.clock(job.run_at, now))]
+        text = tries(job).capitalize() if job.error else "To run again at its place"
+        return [Step("scheduled", "", text, words.clock(job.run_at, now))]
     return []
 
 

@@ -51,10 +51,11 @@ class Code:
 class Strong:
     """Words that count."""
 
-    strong: str
+    strong: str | Moment
+    css: str = ""
 
     def __html__(self) -> str:
-        return f"<b>{escape(self.strong)}</b>"
+        return f'<b class="{self.css}">{escape(self.strong)}</b>' if self.css else f"<b>{escape(self.strong)}</b>"
 
 
 Part: TypeAlias = str | Moment | Link | Code | Strong
@@ -123,9 +124,12 @@ LOOKS = {
     "stuck": Look("stuck", "cancelling", "Not stopping"),
     "cancelling": Look("cancelling", "cancelling", "Cancelling…"),
     "retrying": Look("scheduled", "scheduled", "Retrying"),
+    "interrupted": Look("scheduled", "retry", "Interrupted"),
     "paused": Look("paused", "paused", "Paused"),
     "unknown": Look("blocked", "warn", "Unknown task"),
     "nobody": Look("failed", "warn", "No worker"),
+    "gone": Look("blocked", "warn", "Worker gone"),
+    "loop": Look("blocked", "warn", "Loop blocked"),
     "alive": Look("succeeded", "succeeded", "Alive"),
     "dead": Look("paused", "warn", "Not alive"),
     **{str(state): Look(str(state), str(state), str(state).capitalize()) for state in JobState},
@@ -138,7 +142,9 @@ def look(job: Job, now: datetime) -> Look:
     """How a job's state is seen."""
     if job.cancelling:
         return LOOKS["stuck" if not_stopping(job, now) else "cancelling"]
-    return LOOKS["retrying" if job.held and not job.state.finished else str(job.state)]
+    if job.held and not job.state.finished:
+        return LOOKS["retrying" if job.error else "interrupted"]
+    return LOOKS[str(job.state)]
 
 
 def job_row(

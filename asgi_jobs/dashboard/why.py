@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from asgi_jobs.info import Place, WorkerInfo
     from asgi_jobs.stores.base import QueueInfo
 
+AGAIN = "What it waits for"
+
 
 @dataclass(frozen=True, slots=True)
 class Around:
@@ -28,7 +30,8 @@ class Around:
         alike: how many other jobs failed alike.
         retention: how long finished jobs are kept.
         durable: whether jobs outlive their process, so that others may run them.
-        engine_runs: whether somebody runs jobs: this process, or with a durable store any.
+        nobody: why no job starts, whichever it is; "" where somebody runs jobs: this process, or with a durable store
+            any.
         worker: the process that runs it, or ran it last.
         known: whether a living worker knows its task.
         stuck_after: how long a job runs before its process tells the others where it waits.
@@ -41,7 +44,7 @@ class Around:
     alike: int = 0
     retention: str = ""
     durable: bool = False
-    engine_runs: bool = True
+    nobody: str = ""
     worker: WorkerInfo | None = None
     known: bool = True
     stuck_after: str = ""
@@ -59,10 +62,11 @@ class Ahead:
 
 @dataclass(frozen=True, slots=True)
 class Why:
-    """Why a job has not started."""
+    """Why a job has not started, or does not go on."""
 
     parts: Parts
     ahead: Sequence[Ahead]
+    heading: str = "Why it has not started"
 
 
 def why(job: Job, around: Around, links: Links, now: datetime) -> Why | None:
@@ -71,16 +75,24 @@ def why(job: Job, around: Around, links: Links, now: datetime) -> Why | None:
         return _why_unknown(job, around)
     if job.state is JobState.SCHEDULED and job.run_at is not None:
         if job.held:
-            return Why((f"Its {views.tries(job)} begins ", words.ahead(job.run_at, now), "; it keeps its place."), ())
+            begins = (f"Its {views.tries(job)} begins ", words.ahead(job.run_at, now), "; it keeps its place.")
+            return Why(begins, (), AGAIN)
         return Why(("It was enqueued with a delay and is due ", words.ahead(job.run_at, now), "."), ())
     if job.state is not JobState.QUEUED:
         return None
-    if not around.engine_runs:
-        nobody = "No worker runs" if around.durable else "The engine is not running"
-        return Why((Strong(nobody), ", so no job starts."), ())
+    if around.nobody:
+        return Why((Strong(around.nobody), ", so no job starts."), ())
+    if job.held:
+        return _why_held(job, around, now)
     if around.queue is None:
         return Why(("It waits for a free place: as many jobs run as may run at once.",), ())
     return _why_in_queue(around.queue, around, links, now)
+
+
+def _why_held(job: Job, around: Around, now: datetime) -> Why:
+    again = f"Its {views.tries(job)} is due" if job.error else "It was interrupted and runs again"
+    place = ", before all others of its queue." if around.queue else ", as soon as a place is free."
+    return Why((*_paused(around.queue, now), again, place), (), AGAIN)
 
 
 def _why_unknown(job: Job, around: Around) -> Why:
@@ -96,9 +108,13 @@ def _why_in_queue(queue: QueueInfo, around: Around, links: Links, now: datetime)
     parts: Parts = ("Jobs of queue ", link, f" run {at_once}, in order.")
     if around.place is not None:
         parts = (*parts, *_place(around.place))
-    if queue.paused_since is not None:
-        parts = (Strong("The queue has been paused for "), words.since(queue.paused_since, now), ". ", *parts)
-    return Why(parts, _ahead(queue, around, links, now))
+    return Why((*_paused(queue, now), *parts), _ahead(queue, around, links, now))
+
+
+def _paused(queue: QueueInfo | None, now: datetime) -> Parts:
+    if queue is None or queue.paused_since is None:
+        return ()
+    return (Strong("The queue has been paused for "), words.since(queue.paused_since, now), ". ")
 
 
 def _place(place: Place) -> Parts:

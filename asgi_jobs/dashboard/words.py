@@ -101,6 +101,20 @@ def amount(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
+def waiting(queued: int, scheduled: int) -> str:
+    """Jobs that have not started, named as the counts name them: "12 jobs queued, 1 scheduled"."""
+    said = [f"{number:,} {word}" for number, word in ((queued, "queued"), (scheduled, "scheduled")) if number]
+    if said:
+        number, _, word = said[0].partition(" ")
+        said[0] = f"{number} {'job' if number == '1' else 'jobs'} {word}"
+    return ", ".join(said)
+
+
+def all_of(amount: str) -> str:
+    """All of so many, as a link says it: "All 6 tasks", and not "All 1 task"."""
+    return amount if amount.startswith("1 ") else f"All {amount}"
+
+
 def times(number: int) -> str:
     """How often: once, twice, 3 times."""
     return {1: "once", 2: "twice"}.get(number, f"{number:,} times")
@@ -109,15 +123,6 @@ def times(number: int) -> str:
 def figure(number: float) -> str:
     """A number of progress: whole where it is whole."""
     return f"{int(number):,}" if float(number).is_integer() else f"{number:,.1f}"
-
-
-def retention(length: timedelta) -> str:
-    """How long records are kept: "1 hour", "30 minutes", "2 days"."""
-    seconds = int(length.total_seconds())
-    for size, noun in ((DAY, "day"), (HOUR, "hour"), (MINUTE, "minute")):
-        if seconds >= size and seconds % size == 0:
-            return amount(seconds // size, noun)
-    return amount(seconds, "second") if seconds < MINUTE else lasting(length)
 
 
 def short_task(key: str) -> str:

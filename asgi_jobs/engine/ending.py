@@ -8,6 +8,7 @@ from enum import Enum, auto
 from traceback import clear_frames
 from typing import NamedTuple
 
+from asgi_jobs.clock import in_words
 from asgi_jobs.stores.base import Verdict
 from asgi_jobs.task import Retry
 
@@ -50,7 +51,7 @@ def decide(
     """
     if stop is Stop.TIMEOUT:
         where = failure.__traceback__ if failure is not None else None
-        failure = TimeoutError(f"timed out after {timeout}").with_traceback(where)
+        failure = _timed_out(timeout).with_traceback(where)
     elif failure is None and not (heard and stop is not None):
         return Ending(Verdict.SUCCEEDED)
     elif stop is not None and (failure is None or isinstance(failure, asyncio.CancelledError)):
@@ -62,8 +63,13 @@ def decide(
 def unsaid(stop: Stop | None, *, heard: bool, timeout: timedelta | None) -> BaseException | None:
     """The error of an attempt whose body returned as if nothing had been, though it is no success."""
     if stop is Stop.TIMEOUT:
-        return TimeoutError(f"timed out after {timeout}")
+        return _timed_out(timeout)
     return asyncio.CancelledError() if heard and stop is not None else None
+
+
+def _timed_out(timeout: timedelta | None) -> TimeoutError:
+    assert timeout is not None  # it has stopped the attempt
+    return TimeoutError(f"timed out after {in_words(timeout)}")
 
 
 def let_go(error: BaseException) -> None:

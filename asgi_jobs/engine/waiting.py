@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from asgi_jobs.clock import in_words
 from asgi_jobs.engine.run import current_run
 from asgi_jobs.engine.waits import Waiters, refuse_deadlock
 from asgi_jobs.errors import DeadlockError, NotStored
@@ -55,7 +56,9 @@ class Waiting:
                     await self._engine.durable.committed(job)
                 await self._wait(job._record)
         except TimeoutError:
-            raise TimeoutError(f"job {job.name!r} had not ended after {timeout}; it goes on") from None
+            if timeout is None:
+                raise
+            raise TimeoutError(f"job {job.name!r} had not ended after {in_words(timeout)}; it goes on") from None
 
     async def _wait(self, record: Record) -> None:
         if record.finished is not None:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 from asgi_jobs.clock import Clock
 from asgi_jobs.frames import Frame, frames_of_thread
 
-AFTERWARDS = 60.0
+AFTERWARDS = 3600.0
 """Seconds for which a blocking that is over is still told."""
 PATIENCE = 2.0
 """Seconds that `stop` waits for the thread, which may hang in a log handler."""
@@ -51,7 +51,7 @@ class Blocked:
         since: When it began, to a fraction of a second.
         seconds: How long it has taken up to now, or in all.
         code: The line's text.
-        lasting: Whether it still blocks; False within the minute after it.
+        lasting: Whether it still blocks; False within the hour after it.
     """
 
     job_id: str | None
@@ -142,7 +142,7 @@ class Watchdog:
 
     @property
     def blocked(self) -> Blocked | None:
-        """What blocks the loop now, or did so within the last minute."""
+        """What blocks the loop now, or did so within the last hour."""
         if (told := self._told) is None:
             return None
         blocked, beat, over = told

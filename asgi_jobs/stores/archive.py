@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from asgi_jobs.job import JobError, JobState, Record
+from asgi_jobs.stores.hour import Hour
 
 SUCCEEDED, FAILED, CANCELLED = JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED
 ARGUMENTS_KEPT = 1_000
@@ -31,10 +32,12 @@ class Archive:
         self.unlucky: dict[JobState, dict[int, Record]] = {FAILED: {}, CANCELLED: {}}
         self.last_failed: dict[str | None, Record] = {}
         self.trimmed = False  # logs and tracebacks were dropped for their size
+        self.hour = Hour()
 
     def keep(self, record: Record) -> None:
         """Take a record that has just ended; a succeeded one lets go of its function and arguments."""
         self._tally[record.state] += 1
+        self._count(record)
         if record.state is SUCCEEDED:
             record.func = record.kwargs = None
             record.args = ()
@@ -45,6 +48,19 @@ class Archive:
         self._finished.append(record)
         if len(self._finished) > self._limit:
             self._drop_oldest()
+
+    def _count(self, record: Record) -> None:
+        hour, finished, started = self.hour, record.finished, record.started
+        if finished is None or started is None:
+            return
+        if finished >= hour.until:
+            hour.turn(finished)
+        if record.state is SUCCEEDED:
+            hour.succeeded += 1
+        elif record.state is FAILED:
+            hour.failed += 1
+        if started - record.since > hour.wait and record.attempt == 1:
+            hour.wait = started - record.since
 
     def prune(self, before: float, limit: int) -> int:
         """Drop what ended before the monotonic time, at most so many; how many went."""

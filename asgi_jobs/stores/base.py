@@ -116,6 +116,19 @@ class QueueInfo:
     head: str | None = None
 
 
+MINUTES = 60
+"""Minutes that `Store.hour` tells of."""
+
+
+class Minute(NamedTuple):
+    """What ended in one minute."""
+
+    succeeded: int = 0
+    failed: int = 0
+    wait: float = 0.0
+    """Seconds that one of them waited for its start at most; of those that were tried again it is not told."""
+
+
 COUNTED = 1_000
 """Places in a queue that are counted out; who stands further behind is told just that."""
 
@@ -282,6 +295,13 @@ class Store(Protocol):
 
     def counts(self) -> Answer[dict[JobState, int]]:
         """How many records are in each state."""
+        ...
+
+    def hour(self) -> Answer[Sequence[Minute | None]]:
+        """What ended in each of the last 60 minutes, oldest first, the one under way last; None: not counted yet.
+
+        Bounded work however much has ended; what it says of the minute under way may be some seconds old.
+        """
         ...
 
     def pending(self) -> Answer[int]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import heapify, heappop, heappush, nsmallest
-from itertools import dropwhile, islice
+from itertools import islice
 from math import inf
 from threading import Lock
 from time import monotonic as real_monotonic
@@ -16,9 +17,11 @@ from asgi_jobs.job import ATTEMPTS_KEPT, Attempt, Details, JobState, Record
 from asgi_jobs.stores.archive import Archive
 from asgi_jobs.stores.base import (
     COUNTED,
+    Answer,
     Callbacks,
     Cancelled,
     Claimed,
+    Minute,
     Outcome,
     Place,
     Query,
@@ -27,20 +30,25 @@ from asgi_jobs.stores.base import (
     Verdict,
 )
 from asgi_jobs.stores.lanes import STALE_BEFORE_SWEEP, Lane
-from asgi_jobs.stores.search import matches, newest_first, number_of
+from asgi_jobs.stores.search import Look, matches, newest_first, number_of
 
 SCHEDULED, QUEUED, RUNNING = JobState.SCHEDULED, JobState.QUEUED, JobState.RUNNING
 SUCCEEDED, CANCELLED = JobState.SUCCEEDED, JobState.CANCELLED
 HELD, SUCCESS = Verdict.HELD, Verdict.SUCCEEDED
 STATES: dict[Verdict, JobState] = {verdict: verdict.value for verdict in Verdict}  # `value` costs 130 ns a time
 
-SEARCHED = 10_000
 FEW = 5_000
+AT_ONCE, STEP = 1_000, 1_000
+"""Numbers that are looked at before `find` first lets the loop go on, and then between two turns."""
+LATE = 10_000
+"""So many jobs may have been enqueued before one that was taken in later, with its commit, than they."""
+AT_WORK = 200
+"""Queues at work that a limited `standings` tells of at least."""
 NOTHING = Claimed(())
 
 
 class MemoryStore:
-    """Everything in this process. Every method answers at once; `add` and `cancel` from any thread."""
+    """Everything in this process. Every method but `find` answers at once; `add` and `cancel` from any thread."""
 
     durable = False
 
@@ -57,6 +65,7 @@ class MemoryStore:
         self._max_queued = max_queued
         self._lock = Lock()
         self._records: dict[int, Record] = {}  # by number: in the order of enqueue
+        self._top = 0  # the highest number so far
         self._most = 0  # the most records since the dictionary was made; an emptied one keeps its table
         self._lanes: dict[str, Lane] = {}
         self._ready: deque[Record | Lane] = deque()  # in the order in which they became ready
@@ -94,6 +103,8 @@ class MemoryStore:
                 if record.details is not None and not self._has_place(record, record.details):
                     continue
                 kept[record.number] = record
+                if record.number > self._top:  # noqa: PLR1730 (a call costs more than all the rest of this line)
+                    self._top = record.number
                 tally[QUEUED] += 1
                 if record.queue is None:
                     self._ready.append(record)
@@ -150,6 +161,7 @@ class MemoryStore:
         if details.due is None:
             return True
         self._records[record.number] = record
+        self._top = max(self._top, record.number)
         self._delay(record, details.due)
         return False
 
@@ -498,16 +510,22 @@ class MemoryStore:
         """See `Store.get`."""
         return self._find(id)
 
-    def find(self, query: Query) -> list[Record]:
-        """See `Store.find`."""
+    def find(self, query: Query) -> Answer[list[Record]]:
+        """See `Store.find`. Answers at once, unless it has to look through many records: then the loop goes on."""
         with self._lock:
             if query.state is not None and query.state is not SUCCEEDED and self._tally[query.state] <= FEW:
-                found = newest_first(self._in_state(query.state), query.before)
-            else:
-                found = self._newest(query.before)
-            if query.text is not None:
-                found = islice(found, SEARCHED)
-            return list(islice((record for record in found if matches(record, query)), query.limit))
+                few = newest_first(self._in_state(query.state), query.before)
+                return list(islice((record for record in few if matches(record, query)), query.limit))
+            look = Look(query, self._top, max(next(iter(self._records), 0) - LATE, 0))
+            look.on(self._records, AT_ONCE)
+        return look.found if look.ended else self._look_on(look)
+
+    async def _look_on(self, look: Look) -> list[Record]:
+        while not look.ended:
+            await asyncio.sleep(0)
+            with self._lock:
+                look.on(self._records, STEP)
+        return look.found
 
     def _in_state(self, state: JobState) -> Iterable[Record]:
         """All records in a state in which there are few, found without a look at the others."""
@@ -524,20 +542,14 @@ class MemoryStore:
             found += lane.parked or ()
         return [record for record in found if record.state is QUEUED]
 
-    def _newest(self, before: str | None) -> Iterator[Record]:
-        newest = reversed(self._records.values())
-        if before is None:
-            return newest
-        number = number_of(before)
-        if number is None:
-            return iter(())
-        if number in self._records:  # in the order of the commits a lower number may come later
-            return islice(dropwhile(lambda record: record.number != number, newest), 1, None)
-        return (record for record in newest if record.number < number)
-
     def counts(self) -> dict[JobState, int]:
         """See `Store.counts`."""
         return dict(self._tally)
+
+    def hour(self) -> Sequence[Minute]:
+        """See `Store.hour`. Records that went before their time are counted, too."""
+        with self._lock:
+            return self._archive.hour.minutes(self._monotonic())
 
     def pending(self) -> int:
         """See `Store.pending`."""
@@ -580,15 +592,17 @@ class MemoryStore:
         return lanes
 
     def _first_lanes(self, lanes: dict[str, Lane], limit: int) -> dict[str, Lane]:
-        """Those that are at work, paused or configured, and of the others those that have waited longest."""
-        chosen, others = {}, []
+        """Those that are paused or configured, and of those at work and of the others those that wait longest."""
+        chosen: dict[str, Lane] = {}
+        at_work: list[Lane] = []
+        others: list[Lane] = []
         for name, lane in lanes.items():
-            if lane.holders or lane.paused is not None or name in self._limits:
+            if lane.paused is not None or name in self._limits:
                 chosen[name] = lane
             else:
-                others.append(lane)
-        oldest = nsmallest(limit, others, key=lambda lane: lane.head.since if lane.head is not None else inf)
-        return chosen | {lane.name: lane for lane in oldest}
+                (at_work if lane.holders else others).append(lane)
+        longest = [*nsmallest(max(limit, AT_WORK), at_work, _waits_since), *nsmallest(limit, others, _waits_since)]
+        return chosen | {lane.name: lane for lane in longest}
 
     def _standing(self, lane: Lane) -> Standing:
         return Standing(
@@ -644,6 +658,10 @@ def _places_in(lane: Lane, ours: set[Record]) -> dict[str, Place]:
                 return places
         before = waiting
     return {record.id: Place(COUNTED + 1, None) for record in ours} | places
+
+
+def _waits_since(lane: Lane) -> float:
+    return lane.head.since if lane.head is not None else inf
 
 
 def _may_be_ready(item: Record | Lane) -> bool:

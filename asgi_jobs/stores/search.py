@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from math import inf
 from operator import attrgetter
 from typing import Any
 
 from asgi_jobs.job import Record, number_in
 from asgi_jobs.stores.base import Query
 
+SEARCHED = 10_000
+"""Records that are searched for a text."""
 PREFIX_WIDTH = 10  # of an id; the prefix changes with each start, its length does not
 
 
@@ -42,3 +45,43 @@ def contains(record: Record, text: str) -> bool:
     if record.error is not None:
         places += [record.error.type, record.error.message]
     return any(wanted in place.casefold() for place in places if place)
+
+
+class Look:
+    """A look through records, newest first, that can be taken in steps.
+
+    By number, not by place in the dictionary, which nothing but a walk through it would find again.
+
+    Args:
+        query: what is looked for.
+        top: the highest number that there is.
+        oldest: a number that none is below.
+    """
+
+    def __init__(self, query: Query, top: int, oldest: int) -> None:
+        self.found: list[Record] = []
+        self._query = query
+        self._next = top if query.before is None else min((number_of(query.before) or 0) - 1, top)
+        self._oldest = oldest
+        self._left = SEARCHED if query.text is not None else inf
+
+    @property
+    def ended(self) -> bool:
+        """Whether all is found that was asked for, or there is nothing more."""
+        return self._next < self._oldest or self._left <= 0 or len(self.found) >= self._query.limit
+
+    def on(self, records: Mapping[int, Record], numbers: int) -> None:
+        """Look at so many further numbers."""
+        last = max(self._next - numbers, self._oldest - 1)
+        for number in range(self._next, last, -1):
+            record = records.get(number)
+            if record is None:
+                continue
+            self._left -= 1
+            if matches(record, self._query):
+                self.found.append(record)
+                if len(self.found) >= self._query.limit:
+                    return
+            if self._left <= 0:
+                return
+        self._next = last

@@ -9,15 +9,17 @@ import socket
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+from zoneinfo import ZoneInfo
 
 import pytest
 import pytest_asyncio
 import uvicorn
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
+from playwright.async_api import Browser, BrowserContext, Locator, Page, async_playwright, expect
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
@@ -64,6 +66,12 @@ async def report() -> None:
 
 async def broken() -> None:
     current_job().log("began")
+    raise ValueError("out of paper")
+
+
+async def chatty() -> None:
+    for number in range(100):
+        current_job().log(f"line {number}")
     raise ValueError("out of paper")
 
 
@@ -196,11 +204,6 @@ async def test_durations_tick_in_the_browser(site: Site, page: Page) -> None:
 
 
 async def test_open_details_scroll_selection_focus_and_typed_text_survive(site: Site, page: Page) -> None:
-    async def chatty() -> None:
-        for number in range(100):
-            current_job().log(f"line {number}")
-        raise ValueError("out of paper")
-
     job = site.jobs.enqueue(chatty)
     await job.wait()
     await page.goto(f"{site.address}/jobs/{job.id}")
@@ -225,6 +228,79 @@ async def test_open_details_scroll_selection_focus_and_typed_text_survive(site: 
     await expect(page.get_by_role("link", name="Receipt 3")).to_be_visible()
     await expect(page.get_by_label("Search jobs")).to_have_value("half-ty")
     await expect(page.get_by_role("checkbox", name="Select fine")).to_be_checked()
+
+
+POLLS = 100
+
+
+async def top(box: Locator) -> float:
+    return float(await box.evaluate("box => box.getBoundingClientRect().top"))
+
+
+async def polled(page: Page, site: Site, name: str, *, failing: bool = False) -> None:
+    """Let something happen and the page's time for a poll come; what it asks for has changed."""
+    await site.jobs.enqueue(broken if failing else fine, name=name).wait()
+    async with page.expect_response(page.url) as asked:
+        await page.clock.run_for(5_100)
+    answer = await asked.value
+    assert answer.status == 200
+    await answer.finished()
+
+
+async def test_typed_text_focus_ticks_and_scroll_survive_a_hundred_polls(site: Site, page: Page) -> None:
+    for number in range(30):
+        await site.jobs.enqueue(broken, name=f"Receipt {number}").wait()
+    await page.clock.install()
+    await page.goto(f"{site.address}/jobs?state=failed")
+    ticked = [page.get_by_label(f"Select Receipt {number}", exact=True) for number in (20, 10)]
+    for box in ticked:
+        await box.check()
+    await page.get_by_text("Keyboard").click()
+    search = page.get_by_label("Search jobs")
+    await search.fill("half-typed")
+    await search.evaluate("field => { field.setSelectionRange(2, 5); scrollTo(0, 500); }")
+    seen = await top(ticked[0])
+    for number in range(POLLS):
+        await polled(page, site, f"New {number}", failing=number % 5 == 0)  # a row on top of the list, or the counts
+    await expect(page.get_by_role("link", name="Failed 50")).to_be_visible()
+    await expect(page.get_by_role("link", name="New 95")).to_be_attached()
+    await expect(search).to_be_focused()
+    await expect(search).to_have_value("half-typed")
+    assert await search.evaluate("field => [field.selectionStart, field.selectionEnd]") == [2, 5]
+    for box in ticked:
+        await expect(box).to_be_checked()
+    await expect(page.locator("#n")).to_have_text("2 selected")
+    await expect(page.locator("#help")).to_have_attribute("open", "")
+    assert await top(ticked[0]) == pytest.approx(seen, abs=2)  # what was looked at stands where it stood
+
+
+async def test_open_details_and_a_question_about_to_be_answered_survive_a_hundred_polls(site: Site, page: Page) -> None:
+    job = site.jobs.enqueue(chatty)
+    await job.wait()
+    await page.clock.install()
+    await page.goto(f"{site.address}/jobs/{job.id}")
+    await page.get_by_text("Full traceback").click()
+    await page.locator(".log").evaluate("log => { log.scrollTop = 300 }")
+    for number in range(POLLS):
+        await polled(page, site, f"New {number}")
+    await expect(page.get_by_role("link", name=f"Succeeded {POLLS}")).to_be_visible()
+    await expect(page.locator("#d-trace")).to_have_attribute("open", "")
+    assert await page.locator(".log").evaluate("log => log.scrollTop") == 300
+
+    await page.goto(f"{site.address}/queues")
+    site.jobs.enqueue(site.hang, queue="email")
+    waiting = site.jobs.enqueue(fine, queue="email")
+    await page.goto(f"{site.address}/queues")
+    await page.locator("summary", has_text="Cancel waiting…").click()
+    button = page.get_by_role("button", name="Cancel 1 job")
+    await button.focus()
+    for number in range(POLLS):
+        await polled(page, site, f"Newer {number}")
+    await expect(page.get_by_role("link", name=f"Succeeded {2 * POLLS}")).to_be_visible()
+    await expect(button).to_be_focused()
+    await page.keyboard.press("Enter")
+    await expect(page.locator("#flash")).to_have_text("1 job cancelled or asked to stop.")
+    assert waiting.state is JobState.CANCELLED
 
 
 async def test_an_open_question_is_not_swallowed_by_a_refresh(site: Site, page: Page) -> None:
@@ -278,6 +354,104 @@ async def test_a_server_that_is_away_is_said_with_what_is_seen_left_in_place(sit
     await page.context.set_offline(False)
     await page.get_by_role("button", name="Try now").click()
     await expect(bar).to_be_empty()
+
+
+async def test_a_server_that_stays_away_is_asked_less_and_less_often(site: Site, page: Page) -> None:
+    await page.clock.install()
+    await page.goto(f"{site.address}/jobs")
+    await page.context.set_offline(True)
+    asked = """() => {
+        const ask = fetch;
+        window.asked = [];
+        window.fetch = (...of) => { window.asked.push(Date.now()); return ask(...of); };
+    }"""
+    await page.evaluate(asked)
+    for _ in range(220):
+        await page.clock.run_for(1_000)
+    times = await page.evaluate("asked")
+    gaps = [(then - before) / 1_000 for before, then in pairwise(times)]
+    assert gaps[:5] == pytest.approx([10, 20, 40, 60, 60], abs=4)  # 5 s, doubled each time, up to a minute
+
+
+async def test_the_keyboard_reaches_search_refresh_and_help(site: Site, page: Page) -> None:
+    await page.goto(f"{site.address}/jobs")
+    await page.keyboard.press("/")
+    search = page.get_by_label("Search jobs")
+    await expect(search).to_be_focused()
+    await page.keyboard.type("r/?")  # in a field these are letters
+    await expect(search).to_have_value("r/?")
+    outline = "field => getComputedStyle(field).outlineWidth + getComputedStyle(field).outlineStyle"
+    assert await search.evaluate(outline) == "2pxsolid"
+    await page.locator("main").focus()
+    await page.keyboard.press("?")
+    await expect(page.locator("#help")).to_have_attribute("open", "")
+    async with page.expect_response(f"{site.address}/jobs"):
+        await page.keyboard.press("r")
+
+
+async def test_light_and_dark_follow_the_system_until_one_is_chosen_and_remembered(
+    site: Site, browser: Browser
+) -> None:
+    context = await browser.new_context(color_scheme="dark")
+    page = await context.new_page()
+    ground = "getComputedStyle(document.body).backgroundColor"
+    await page.goto(f"{site.address}/")
+    dark = await page.evaluate(ground)
+    await page.emulate_media(color_scheme="light")
+    light = await page.evaluate(ground)
+    assert light != dark
+    await page.get_by_label("Theme").select_option("dark")
+    assert await page.evaluate(ground) == dark
+    await page.reload()
+    assert await page.evaluate(ground) == dark
+    await expect(page.get_by_label("Theme")).to_have_value("dark")
+    await page.get_by_label("Theme").select_option("system")
+    assert await page.evaluate(ground) == light
+    await context.close()
+
+
+async def test_times_are_utc_and_tell_the_browsers_own_zone_when_pointed_at(site: Site, browser: Browser) -> None:
+    context = await browser.new_context(timezone_id="Asia/Tokyo", locale="en-GB")
+    page = await context.new_page()
+    job = site.jobs.enqueue(fine)
+    await job.wait()
+    await page.goto(f"{site.address}/jobs/{job.id}")
+    time = page.locator(".steps time").first
+    there = job.enqueued_at.astimezone(ZoneInfo("Asia/Tokyo"))
+    await expect(time).to_have_text(f"{job.enqueued_at:%H:%M:%S}")
+    await expect(time).to_have_attribute("title", f"{there:%d/%m/%Y, %H:%M:%S}")
+    await context.close()
+
+
+async def test_on_a_phone_rows_are_cards_and_buttons_are_large(site: Site, browser: Browser) -> None:
+    context = await browser.new_context(viewport={"width": 375, "height": 800})
+    page = await context.new_page()
+    job = site.jobs.enqueue(site.hang, queue="email", name="Receipt 1")
+    site.jobs.enqueue(fine, queue="email")
+    await page.goto(f"{site.address}/jobs")
+    assert await page.locator(f"#j-{job.id}").evaluate("row => getComputedStyle(row).display") == "flex"
+    await page.goto(f"{site.address}/queues")
+    await expect(page.locator("thead")).to_be_hidden()
+    box = await page.get_by_role("button", name="Pause email").bounding_box()
+    assert box is not None
+    assert box["height"] >= 40
+    await context.close()
+
+
+async def test_a_new_row_is_shown_without_motion_to_who_wants_none(site: Site, browser: Browser) -> None:
+    context = await browser.new_context(reduced_motion="reduce")
+    page = await context.new_page()
+    await site.jobs.enqueue(fine).wait()
+    await page.goto(f"{site.address}/jobs")
+    for motion, name in (("reduce", "none"), ("no-preference", "new")):
+        await page.emulate_media(reduced_motion=motion)  # type: ignore[arg-type]
+        job = site.jobs.enqueue(fine)
+        await job.wait()
+        await page.keyboard.press("r")
+        row = page.locator(f"#j-{job.id}")
+        await expect(row).to_be_visible()
+        assert await row.evaluate("row => row.className + getComputedStyle(row).animationName") == f"new{name}"
+    await context.close()
 
 
 async def test_the_key_of_the_log_opens_the_page_and_leaves_the_address(
@@ -421,3 +595,42 @@ async def fits(page: Page, address: str, open: str = "") -> None:
     assert await page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, address
     found = await Axe().run(page)
     assert found.violations_count == 0, f"{address}: {found.generate_report()}"
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def strict() -> AsyncGenerator[Site, None]:
+    """A Jobs that calls a queue blocked at once."""
+    async for served in serve(Jobs(authorize=lambda request: True, stuck_after=timedelta(microseconds=1))):
+        yield served
+
+
+async def test_who_hears_the_page_is_told_what_got_worse_and_nothing_else(strict: Site, page: Page) -> None:
+    site = strict
+    await site.jobs.enqueue(broken).wait()
+    await page.goto(f"{site.address}/jobs")
+    heard = page.locator("#said")
+    await expect(heard).to_have_text("")  # what was wrong before is on the page, and no news
+    assert await page.locator("[role=status], [aria-live]").count() == 1
+    await site.jobs.enqueue(fine, name="Receipt 1").wait()
+    await page.keyboard.press("r")
+    await expect(page.get_by_role("link", name="Receipt 1")).to_be_visible()
+    await expect(heard).to_have_text("")
+    await site.jobs.enqueue(chatty).wait()
+    await page.keyboard.press("r")
+    await expect(heard).to_have_text("chatty failed")
+    await page.goto(f"{site.address}/queues")
+    site.jobs.enqueue(site.hang, queue="email")
+    site.jobs.enqueue(fine, queue="email")
+    await page.keyboard.press("r")
+    await expect(heard).to_have_text("Queue email is blocked")
+    await page.get_by_role("button", name="Pause email").click()
+    await expect(heard).to_have_text(re.compile("^The queue is paused"))
+
+
+async def test_a_page_that_is_refused_says_what_the_server_said(site: Site, browser: Browser) -> None:
+    page = await browser.new_page()
+    await page.goto(f"{site.address}/jobs")
+    with patch.object(site.jobs, "counts", gone):
+        site.jobs.enqueue(fine, name="Receipt 1")
+        await page.keyboard.press("r")
+        await expect(page.get_by_role("alert")).to_have_text(re.compile(r"^The database does not answer since \d\d:"))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import html
+import os
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +17,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Mount
 
 from asgi_jobs import Jobs, JobsMiddleware, JobState, current_job
+from asgi_jobs.engine.watchdog import Blocked
 from asgi_jobs.testing import FakeClock
 
 from .conftest import Site
@@ -251,6 +255,24 @@ async def test_a_job_that_does_not_stop_is_said_and_has_no_button_that_would_do_
     assert "was asked to stop and has not" in overview
 
 
+async def test_a_loop_that_stood_still_needs_attention_and_names_who_held_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_jobs() as jobs:
+        job = jobs.enqueue(fine, name="Receipt 7")
+        await job.wait()
+        held = Blocked(job.id, "Receipt 7", "shop/mailer.py", 42, "Mailer.send", jobs.now(), 2.5, lasting=False)
+        client = site(jobs)
+        known = {"if-none-match": (await client.get("/")).headers["etag"]}
+        monkeypatch.setattr(Jobs, "loop_blocked", held)
+        page = (await client.get("/", headers=known)).text
+        assert "1 thing needs attention" in page
+        assert "</a> kept the event loop from going on for 2.5 s" in page
+        assert "<code>Mailer.send</code> at <code>shop/mailer.py:42</code>" in page
+        assert page.count("mailer.py") == 1
+        assert "The event loop stood still for 2.5 s" in (await client.get("/jobs")).text
+
+
 async def test_queues_show_depth_pause_and_last_error(site: Site) -> None:
     jobs = open_jobs(queues={"thumbnails": 4})
     async with jobs:
@@ -294,6 +316,90 @@ async def test_an_engine_that_does_not_run_is_said_loudly(site: Site) -> None:
     answer = await site(open_jobs()).get("/")
     assert answer.status_code == 200
     assert "The engine is not running, so no job starts." in answer.text
+
+
+async def test_several_processes_on_a_store_in_memory_are_said_loudly(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Jobs, "processes", 4)
+    async with open_jobs() as jobs:
+        client = site(jobs)
+        for path in ("/", "/jobs", "/queues", "/tasks"):
+            page = (await client.get(path)).text
+            assert "4 server processes, each with jobs of its own." in page
+            assert f"this page shows process {os.getpid()} only" in page
+
+
+async def test_every_count_leads_to_its_jobs_and_the_list_marks_the_one_it_shows(site: Site) -> None:
+    async with open_jobs() as jobs:
+        await jobs.enqueue(broken).wait()
+        client = site(jobs)
+        for path in ("/", "/queues", "/tasks"):
+            page = (await client.get(path)).text
+            for state in JobState:
+                assert re.search(rf'href="/jobs/jobs\?state={state}"[^>]*>{str(state).capitalize()} <b>\d', page), path
+            assert 'class="alarm">Failed <b>1</b>' in page
+        page = (await client.get("/jobs?state=failed")).text
+        assert re.findall(r'aria-current="page">(\w+) <b>', page) == ["Failed"]
+        assert re.search(r'href="/jobs/jobs">All <b>1</b>', page)
+
+
+async def test_failures_are_grouped_by_function_and_exception_above_their_list(site: Site) -> None:
+    async def late() -> None:
+        raise TimeoutError("no answer")
+
+    async with open_jobs() as jobs:
+        for function in (broken, broken, late):
+            await jobs.enqueue(function).wait()
+        client = site(jobs)
+        page = (await client.get("/jobs?state=failed")).text
+        groups = re.findall(r'<a class="btn" href="([^"]*)"><b class="bad">(\d+)</b> (\w+) <span class="m">(\w+)', page)
+        assert sorted(group[1:] for group in groups) == [("1", "late", "TimeoutError"), ("2", "broken", "ValueError")]
+        (href,) = [html.unescape(href) for href, _, name, _ in groups if name == "late"]
+        narrowed = (await client.get(href.removeprefix("/jobs"))).text
+        assert narrowed.count('<tr id="j-') == 1
+
+
+async def test_what_is_looked_for_stays_in_the_address_and_in_the_fields(site: Site) -> None:
+    async with open_jobs() as jobs:
+        for _ in range(3):
+            await jobs.enqueue(broken, queue="email").wait()
+        jobs.enqueue(fine, queue="email", delay=HOUR)
+        client = site(jobs)
+        page = (await client.get("/jobs?state=failed&queue=email&q=paper&limit=2")).text
+        assert 'name="q" id="q" value="paper"' in page
+        assert '<option value="email" selected>' in page
+        older = html.unescape(re.findall(r'href="([^"]*)" rel="next"', page)[0])
+        for kept in ("state=failed", "queue=email", "q=paper", "limit=2", "before="):
+            assert kept in older
+        assert (await client.get(older.removeprefix("/jobs"))).text.count('<tr id="j-') == 1
+
+
+async def test_every_page_says_whose_it_is_where_the_application_is_and_how_long_jobs_are_kept(site: Site) -> None:
+    jobs = open_jobs(title="Shop jobs", badge="production", home_url="/shop", retention=timedelta(minutes=30))
+    client = site(jobs)
+    async with jobs:
+        for path in ("/", "/jobs", "/queues", "/tasks", "/jobs/gone"):
+            page = (await client.get(path)).text
+            assert "· Shop jobs</title>" in page
+            assert '<span class="env">production</span>' in page
+            assert 'href="/shop" title="Back to the application"' in page
+            assert "Finished jobs are kept for 30 minutes" in page
+
+
+async def test_an_empty_page_says_what_it_would_show_and_how_it_comes(site: Site) -> None:
+    async with open_jobs() as jobs:
+        client = site(jobs)
+        for path, told in (
+            ("/jobs", "No job is remembered."),
+            ("/jobs?state=failed", "No job is failed."),
+            ("/queues", "No queue has work."),
+            ("/queues?q=x", "No queue has a name with"),
+            ("/tasks", "No task is declared."),
+        ):
+            assert told in (await client.get(path)).text, path
+        for path in ("/jobs", "/queues"):
+            assert "request.state.jobs.enqueue(" in (await client.get(path)).text
 
 
 async def test_lists_refresh_without_scripts_and_an_open_question_does_not(site: Site) -> None:
@@ -587,13 +693,6 @@ async def test_a_websocket_is_closed() -> None:
 
     await open_jobs()({"type": "websocket", "path": "/", "headers": []}, receive, send)
     assert sent == [{"type": "websocket.close", "code": 1000}]
-
-
-async def test_templates_of_ones_own_are_looked_at_first(site: Site, tmp_path: Any) -> None:
-    (tmp_path / "tasks.html").write_text('{% extends "base.html" %}{% block main %}<h1>Chores</h1>{% endblock %}')
-    client = site(open_jobs(templates=tmp_path))
-    assert "<h1>Chores</h1>" in (await client.get("/tasks")).text
-    assert "<h1>Queues</h1>" in (await client.get("/queues")).text
 
 
 async def test_many_failures_alike_are_run_again_from_their_list(site: Site) -> None:

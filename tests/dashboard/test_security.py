@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import re
-from collections.abc import Iterator
-from datetime import timedelta
+import sys
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,27 +14,22 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from asgi_jobs import Jobs, current_job
+from asgi_jobs import Jobs, JobState
+from asgi_jobs.dashboard import routes
 from asgi_jobs.dashboard.assets import load_assets
 from asgi_jobs.dashboard.jobpage import JobPage
-from asgi_jobs.dashboard.routes import Dashboard
+from asgi_jobs.dashboard.masking import visible
 
 from .conftest import Site
+from .haunted import HOSTILE, HOUR, ROUTES, every_page, every_route, haunted, sendable
 
-HOUR = timedelta(hours=1)
-HOSTILE = [
-    "<x-evil onload=alert(1)>",
-    '"><x-evil>',
-    "'><x-evil>",
-    "</title></textarea></script><x-evil>",
-    "{{7*7}}{% for x in y %}",
-    "javascript:alert(1)//",
-    "]]><x-evil/>",
-    "\u202egnp.exe",
-    "nul\x00nul",
-    "half \ud800 pair",
-    "/../..//evil.example",
-]
+PARAMETERS = (
+    *("state", "queue", "task", "q", "before", "limit", "start"),
+    *("confirm", "did", "n", "skipped", "key"),
+)
+ACTS = [path for method, path in every_route() if method == "POST"]
+AROUND = ["/nothing", "//", "/jobs//", "/%2e%2e/jobs", "/%2e%2e%2fjobs", "/jobs%2fx", "/assets/", "/assets/../jobs"]
+"""Addresses that are none."""
 HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "same-origin",
@@ -90,39 +86,19 @@ def check_headers(answer: httpx.Response) -> None:
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-async def test_hostile_text_of_a_job_stays_text_on_every_page(site: Site, text: str) -> None:
-    jobs = open_jobs(title=f"T {text}"[:200].replace("\ud800", "?").replace("\x00", "?"))
-    queue = text.replace("\x00", "0").replace("\ud800", "8")
-
-    async def hostile() -> None:
-        current_job().log(text)
-        current_job().progress(1, 2, text)
-        raise type(f"E{text}".replace("\x00", "").replace("\ud800", ""), (Exception,), {})(text)
-
-    hostile.__doc__ = text.replace("\x00", "")
-    jobs.task(key=f"k{queue}")(hostile)
-    async with jobs:
-        failed = jobs.using(name=text, queue=queue).enqueue(hostile)
-        await failed.wait()
-        waiting = jobs.using(name=text, queue=queue, delay=HOUR).enqueue(hostile)
-        ended = jobs.using(name=text, queue=queue, delay=HOUR).enqueue(hostile)
-        await ended.cancel(text.replace("\x00", "").replace("\ud800", ""))
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+async def test_hostile_text_of_a_job_stays_text_on_every_page(site: Site, tmp_path: Path, kind: str, text: str) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path}/jobs.db" if kind == "sqlite" else None
+    async with haunted([text], url) as (jobs, made):
         client = site(jobs)
-        paths = [
-            "/",
-            "/jobs",
-            "/jobs?state=failed",
-            "/queues",
-            "/tasks",
-            *(f"/jobs/{job.id}" for job in (failed, waiting, ended)),
-        ]
-        for path in paths:
+        for path in every_page([job.id for job in made]):
             answer = await client.get(path)
-            assert answer.status_code == 200, path
+            assert answer.status_code == (200 if jobs.durable or path != "/workers" else 404), path
+            assert visible(sendable(text)) in html.unescape(answer.text), path
             check_page(answer.text)
             check_headers(answer)
             data = await client.get(path, headers={"accept": "application/json"})
-            assert data.status_code == 200, path
+            assert (data.status_code, data.headers["content-type"]) == (answer.status_code, "application/json"), path
             assert data.content.isascii()
             data.json()
             check_headers(data)
@@ -137,30 +113,21 @@ async def test_hostile_text_of_a_request_stays_text(site: Site, text: str) -> No
 
 async def ask_everything(client: httpx.AsyncClient, text: str) -> None:
     sent = text.encode("utf-8", "replace").decode()
-    for name in (
-        "state",
-        "queue",
-        "task",
-        "q",
-        "before",
-        "limit",
-        "start",
-        "confirm",
-        "did",
-        "n",
-        "skipped",
-        "key",
-        text,
-    ):
-        for path in ("/", "/jobs", "/queues", "/nothing"):
-            answer = await client.get(path, params={name.encode("utf-8", "replace").decode(): sent})
-            assert answer.status_code < 500
-            check_page(answer.text)
-            check_headers(answer)
-    for name in ("id", "queue", "task", "q", "back", "reason", "state"):
-        for path in ("/jobs/cancel", "/jobs/x/cancel", "/queues/pause", "/tasks/run"):
+    pages = [path for path in [*every_page(["x"]), "/nothing"] if path != "/jobs/x"]
+    for name in (*PARAMETERS, sent):
+        for path in pages:
+            for accept in ("text/html", "application/json"):
+                answer = await client.get(path, params={name: sent}, headers={"accept": accept})
+                assert answer.status_code in {200, 404, 422}, path
+                if accept == "text/html":
+                    check_page(answer.text)
+                else:
+                    answer.json()
+                check_headers(answer)
+    for name in ("id", "queue", "task", "q", "back", "reason", "state", "before", "limit", sent):
+        for path in ACTS:
             answer = await client.post(path, data={name: sent})
-            assert answer.status_code < 500
+            assert answer.status_code in {303, 400, 404, 409, 422}, path
             check_headers(answer)
             assert re.match(r"/jobs/[a-z?]*", answer.headers.get("location", "/jobs/"))
 
@@ -187,12 +154,6 @@ async def test_hostile_paths_are_unknown_and_nothing_else(site: Site, path: str)
     check_headers(answer)
 
 
-def every_route() -> Iterator[tuple[str, str]]:
-    for route in Dashboard(Jobs()).routes():
-        for method in sorted(route.methods or ()):
-            yield method, route.path.replace("{id}", "x").replace("{name}", "y")
-
-
 def test_the_walk_sees_every_address_of_the_design() -> None:
     assert set(every_route()) >= {
         ("GET", "/"),
@@ -200,7 +161,8 @@ def test_the_walk_sees_every_address_of_the_design() -> None:
         ("GET", "/jobs/x"),
         ("GET", "/queues"),
         ("GET", "/tasks"),
-        ("GET", "/assets/y"),
+        ("GET", f"/assets/{load_assets()['app.js'].name}"),
+        ("GET", "/workers"),
         ("POST", "/jobs/x/cancel"),
         ("POST", "/jobs/x/retry"),
         ("POST", "/jobs/x/release"),
@@ -213,33 +175,169 @@ def test_the_walk_sees_every_address_of_the_design() -> None:
     }
 
 
-@pytest.mark.parametrize(("method", "path"), [*every_route(), ("GET", "//"), ("PUT", "/jobs"), ("GET", "/nothing")])
-async def test_no_route_answers_whom_the_rule_refuses(site: Site, method: str, path: str) -> None:
-    refused = await site(Jobs(authorize=lambda request: False)).request(method, path)
+def test_every_parameter_that_a_page_reads_is_among_those_that_are_tried() -> None:
+    code = "".join(path.read_text() for path in Path(routes.__file__).parent.glob("*.py"))
+    read = re.findall(r"""(?:query\.get\(|one\([\w.]+, )"(\w+)\"""", code)
+    assert {name for name in read if name not in {"reason", "task", "queue"}} <= {*PARAMETERS}
+
+
+@pytest.mark.parametrize("accept", ["text/html", "application/json"])
+@pytest.mark.parametrize(
+    ("method", "path"), [*every_route(), *(("GET", path) for path in AROUND), ("PUT", "/jobs"), ("OPTIONS", "/")]
+)
+async def test_no_route_answers_whom_the_rule_refuses(site: Site, method: str, path: str, accept: str) -> None:
+    headers = {"accept": accept, "origin": "https://evil.example", "access-control-request-method": "POST"}
+    refused = await site(Jobs(authorize=lambda request: False)).request(method, path, headers=headers)
     assert refused.status_code == 403
     check_headers(refused)
 
 
-@pytest.mark.parametrize("path", [path for method, path in every_route() if method == "POST"])
+ELSEWHERE = [
+    {"sec-fetch-site": "cross-site"},
+    {"sec-fetch-site": "same-site"},
+    {"sec-fetch-site": "none"},
+    {"origin": "https://evil.example"},
+    {"origin": "null"},
+    {"origin": "http://test:81"},
+]
+
+
+@pytest.mark.parametrize("path", ACTS)
 async def test_no_route_that_acts_obeys_readers_or_other_sites(site: Site, path: str) -> None:
     form = {"queue": "q", "id": "x", "task": "t"}
-    reader = await site(Jobs(authorize=lambda request: "read")).post(path, data=form)
-    stranger = await site(open_jobs()).post(path, data=form, headers={"sec-fetch-site": "cross-site"})
-    assert (reader.status_code, stranger.status_code) == (403, 403)
-    check_headers(reader)
-    check_headers(stranger)
+    answers = [await site(Jobs(authorize=lambda request: "read")).post(path, data=form)]
+    answers += [await site(open_jobs()).post(path, data=form, headers=headers) for headers in ELSEWHERE]
+    for answer in answers:
+        assert answer.status_code == 403
+        check_headers(answer)
 
 
-@pytest.mark.parametrize(("method", "path"), [*every_route()])
-async def test_looking_changes_nothing(site: Site, method: str, path: str) -> None:
-    jobs = open_jobs()
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+async def test_looking_changes_nothing(site: Site, tmp_path: Path, kind: str) -> None:
+    jobs = open_jobs(store=f"sqlite+aiosqlite:///{tmp_path}/jobs.db" if kind == "sqlite" else None)
+    task = jobs.task(print)
     async with jobs:
-        job = jobs.enqueue(print, "never", delay=HOUR, queue="q")
+        job = await task.using(delay=HOUR, queue="q").enqueue("never")
+        ended = await task.using(delay=HOUR).enqueue("never")
+        await ended.cancel()
         client = site(jobs)
-        before = jobs.revision
-        for safe in ("GET", "HEAD"):
-            await client.request(safe, path.replace("/x", f"/{job.id}"), params={"queue": "q", "id": job.id})
-        assert jobs.revision == before
+
+        async def all_there_is() -> list[object]:
+            paths = ("/jobs", "/queues", f"/jobs/{job.id}", f"/jobs/{ended.id}")
+            return [(await client.get(path, headers={"accept": "application/json"})).json() for path in paths]
+
+        before = await all_there_is()
+        fields = {"queue": "q", "id": job.id, "task": task.key, "confirm": "all", "did": "cancel", "state": "scheduled"}
+        for _, path in [*every_route(job.id), *every_route(ended.id)]:
+            for method in ("GET", "HEAD"):
+                await client.request(method, path, params=fields)
+        assert await all_there_is() == before
+
+
+async def test_the_key_stands_in_no_answer_of_any_route(site: Site) -> None:
+    jobs = Jobs()
+    key = jobs.access.key.value
+    task = jobs.task(print)
+    async with jobs:
+        job = await task.enqueue("done").wait()
+        client = site(jobs)
+        welcome = await client.get("/", params={"key": key, "q": "x"})
+        answers = [welcome]
+        for accept in ("text/html", "application/json"):
+            for method, path in [*every_route(job.id), *(("GET", path) for path in AROUND)]:
+                form = {"queue": "q", "id": job.id, "task": task.key} if method == "POST" else None
+                headers = {"accept": accept, "referer": f"http://test/jobs/?key={key}"}
+                answers.append(await client.request(method, path, data=form, headers=headers))
+        await jobs.join()
+    assert welcome.status_code == 303
+    for answer in answers:
+        assert answer.status_code != 403
+        assert key not in answer.text
+        assert key not in str(answer.headers)
+        assert jobs.access.cookie not in answer.text
+
+
+def test_key_and_cookie_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[bytes, bytes]] = []
+
+    def compare(one: bytes, other: bytes) -> bool:
+        compared.append((one, other))
+        return one == other
+
+    access = Jobs().access
+    monkeypatch.setattr("asgi_jobs.dashboard.access.hmac.compare_digest", compare)
+    assert access.opens(access.key.value)
+    assert not access.opens("wrong")
+    assert compared == [(access.key.bytes, access.key.bytes), (b"wrong", access.key.bytes)]
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+async def test_every_answer_has_its_headers(site: Site, tmp_path: Path, kind: str) -> None:
+    jobs = open_jobs(store=f"sqlite+aiosqlite:///{tmp_path}/jobs.db" if kind == "sqlite" else None)
+    task = jobs.task(print)
+    seen = set()
+    async with jobs:
+        job = await task.using(delay=HOUR).enqueue("never")
+        client = site(jobs)
+        tag = (await client.get("/")).headers["etag"]
+        for method, path in [*every_route(job.id), *(("GET", path) for path in AROUND), ("PUT", "/"), ("POST", "/")]:
+            for more in ({}, {"accept": "application/json"}, {"if-none-match": tag}):
+                headers = {"origin": "http://test", **more}
+                answer = await client.request(method, path, data={"queue": "q", "task": task.key}, headers=headers)
+                check_headers(answer)
+                seen.add(answer.status_code)
+    stopped = await site(jobs).get("/")
+    check_headers(stopped)
+    assert stopped.status_code == (503 if kind == "sqlite" else 200)
+    assert seen == {200, 303, 304, 404, 405, 409}
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+async def test_arguments_are_never_shown(site: Site, tmp_path: Path, kind: str) -> None:
+    jobs = open_jobs(store=f"sqlite+aiosqlite:///{tmp_path}/jobs.db" if kind == "sqlite" else None)
+
+    @jobs.task(key="shop:charge")
+    async def charge(card: str, code: str) -> None:
+        raise ValueError("declined")
+
+    async with jobs:
+        failed = await charge.enqueue("4111-1111", code="c0de").wait()
+        waits = await charge.using(delay=HOUR, name="Charge").enqueue("4111-1111", code="c0de")
+        client = site(jobs)
+        for path in every_page([failed.id, waits.id]):
+            for accept in ("text/html", "application/json"):
+                said = (await client.get(path, headers={"accept": accept})).text
+                assert "4111" not in said, path
+                assert "c0de" not in said, path
+        assert "No job matches" in (await client.get("/jobs?q=4111")).text
+
+
+async def test_nothing_is_imported_or_run_because_a_row_names_it(site: Site, tmp_path: Path) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path}/jobs.db"
+    async with Jobs(store=url, concurrency=0) as other:
+        named = await other.task(key="antigravity:geohash")(print).enqueue("never")
+        ended = await other.task(key="this:s")(repr).enqueue("never")
+        await ended.cancel()
+    jobs = open_jobs(store=url)
+    async with jobs:
+        client = site(jobs)
+        for path in every_page([named.id, ended.id]):
+            assert (await client.get(path)).status_code == 200
+        assert (await client.post(f"/jobs/{ended.id}/retry")).status_code == 303  # for a process that knows its task
+        assert (await client.post("/tasks/run", data={"task": "antigravity:geohash"})).status_code == 404
+        await jobs.enqueue(jobs.task(len), []).wait()  # by then it would have run those before it
+        states = [job.state for job in await jobs.find()]
+        assert states == [JobState.SUCCEEDED, JobState.QUEUED, JobState.CANCELLED, JobState.QUEUED]
+    assert not {"antigravity", "this"} & set(sys.modules)
+
+
+def test_no_line_of_the_package_unpickles_or_evaluates() -> None:
+    package = Path(routes.__file__).parents[1]
+    code = {path.name: path.read_text() for path in package.rglob("*.py")}
+    for name, text in code.items():
+        assert not re.search(r"\b(pickle|marshal|shelve|dill|yaml)\b\.?load|\bexec\(", text), name
+        assert "eval(" not in text or name == "planner.py", name  # annotations of functions that were declared
+        assert "import_module" not in text or name == "__main__.py", name  # what its command line names
 
 
 async def test_the_403_page_needs_no_asset_and_allows_its_few_rules_by_their_hash(site: Site) -> None:
@@ -273,6 +371,16 @@ async def test_the_403_page_needs_no_asset_and_allows_its_few_rules_by_their_has
 )
 async def test_parameters_that_make_no_sense_are_refused(site: Site, query: str) -> None:
     assert (await site(open_jobs()).get(f"/jobs?{query}")).status_code == 422
+
+
+@pytest.mark.parametrize("path", every_page(["x"]))
+async def test_no_page_breaks_over_parameters_that_make_no_sense(site: Site, path: str) -> None:
+    client = site(open_jobs())
+    for name in PARAMETERS:
+        for value in ("-1", "0", "1e9", "9" * 400, "²", "x" * 501, "\0", ""):
+            for values in ([value], [value, value]):
+                answer = await client.get(path, params={name: values})
+                assert answer.status_code in {200, 404, 422}, (path, name, value)
 
 
 async def test_a_huge_limit_is_capped(site: Site) -> None:
@@ -325,18 +433,37 @@ async def test_forms_of_the_wrong_type_size_or_shape_are_refused(site: Site) -> 
     assert many.status_code == 400
 
 
-@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS"])
-async def test_other_methods_are_refused_with_those_that_are_allowed(site: Site, method: str) -> None:
-    answer = await site(open_jobs()).request(method, "/jobs")
-    assert answer.status_code == 405
-    assert "GET" in answer.headers["allow"]
+def test_only_pages_and_assets_answer_a_get() -> None:
+    """By name: what acts must not come to be among them."""
+    pages = {"/", "/jobs", "/jobs/{id}", "/queues", "/tasks", "/workers", "/assets/{name}"}
+    assert {route.path for route in ROUTES if (route.methods or set()) & {"GET", "HEAD"}} == pages
+
+
+ALLOWED: dict[str, set[str]] = {}
+for _method, _path in every_route():
+    ALLOWED.setdefault(_path, set()).add(_method)
+
+
+@pytest.mark.parametrize("path", ALLOWED)
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW"])
+async def test_other_methods_are_refused_with_those_that_are_allowed(site: Site, method: str, path: str) -> None:
+    answer = await site(open_jobs()).request(method, path)
     check_headers(answer)
+    assert (answer.status_code == 405) == (method not in ALLOWED[path])
+    if answer.status_code == 405:
+        assert set(answer.headers["allow"].split(", ")) <= ALLOWED[path]
 
 
-@pytest.mark.parametrize("path", ["/jobs/cancel", "/jobs/retry", "/queues/pause", "/tasks/run", "/jobs/x/cancel"])
-async def test_what_acts_is_not_got(site: Site, path: str) -> None:
-    answer = await site(open_jobs()).get(path)
-    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+@pytest.mark.parametrize("path", ACTS)
+async def test_no_route_that_acts_reads_what_is_no_form_or_too_large_a_one(site: Site, path: str) -> None:
+    client = site(open_jobs())
+    for answer, status in (
+        (await client.post(path, json={"queue": "q"}), 415),
+        (await client.post(path, content=b"queue=q", headers={"content-type": "text/plain"}), 415),
+        (await client.post(path, data={"queue": "q" * 300_000}), 413),
+    ):
+        assert answer.status_code == status
+        check_headers(answer)
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def said(parts: Parts) -> str:
             case Code():
                 texts.append(part.code)
             case Strong():
-                texts.append(part.strong)
+                texts.append(said((part.strong,)))
     return "".join(texts)
 
 

@@ -60,24 +60,18 @@ def test_ordinals_know_the_teens() -> None:
     assert said == ["1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "102nd", "111th", "1,003rd"]
 
 
+@pytest.mark.parametrize(
+    ("queued", "scheduled", "text"),
+    [(12, 1, "12 jobs queued, 1 scheduled"), (1, 0, "1 job queued"), (0, 1_200, "1,200 jobs scheduled"), (0, 0, "")],
+)
+def test_what_has_not_started_is_named_as_the_counts_name_it(queued: int, scheduled: int, text: str) -> None:
+    assert words.waiting(queued, scheduled) == text
+
+
 def test_amounts_agree_with_their_noun() -> None:
     assert words.amount(1, "job") == "1 job"
     assert words.amount(1_284, "job") == "1,284 jobs"
     assert words.amount(2, "try", "tries") == "2 tries"
-
-
-@pytest.mark.parametrize(
-    ("length", "said"),
-    [
-        (timedelta(hours=1), "1 hour"),
-        (timedelta(minutes=30), "30 minutes"),
-        (timedelta(days=2), "2 days"),
-        (timedelta(seconds=90), "1 min 30 s"),
-        (timedelta(seconds=0), "0 seconds"),
-    ],
-)
-def test_retention_is_said_in_the_largest_whole_unit(length: timedelta, said: str) -> None:
-    assert words.retention(length) == said
 
 
 @pytest.mark.parametrize(

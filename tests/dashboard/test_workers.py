@@ -16,7 +16,8 @@ from asgi_jobs.testing import FakeClock
 
 from .conftest import Site
 from .fleet import HERE, Shop
-from .test_security import HOSTILE, check_page
+from .haunted import HOSTILE
+from .test_security import check_page
 
 HOUR = timedelta(hours=1)
 WORKER = {"id", "host", "pid", "started_at", "seen_at", "alive", "concurrency", "tasks", "running"}
@@ -136,15 +137,71 @@ async def test_where_no_worker_lives_and_jobs_wait_every_page_says_so(shop: Shop
     job = await shop.enqueue("fine", queue="email")
     overview = await shop.page("/")
     assert "<title>1 needs attention" in overview
-    assert "No worker runs: 1 job waits" in text_of(overview)
+    assert "No worker runs: 1 job queued" in text_of(overview)
     assert "python -m asgi_jobs worker module:jobs" in overview
     for path in ("/jobs", "/queues", "/tasks", "/workers", f"/jobs/{job.id}"):
         page = await shop.page(path)
-        assert "No worker runs, so no job starts. 1 job waits. " in text_of(page), path
+        assert "No worker runs, so no job starts. 1 job queued. " in text_of(page), path
         assert "No worker knows" not in page
     await shop.open("worker-1")
     await job.wait()
     assert "No worker runs" not in await shop.page("/")
+
+
+async def test_what_waits_for_a_worker_is_counted_as_the_counts_count_it(shop: Shop) -> None:
+    await shop.enqueue("fine", queue="email")
+    await shop.enqueue("fine", queue="email", delay=HOUR)
+    page = text_of(await shop.page("/"))
+    assert "No worker runs: 1 job queued, 1 scheduled" in page
+    assert "Queued 1" in page
+    assert "Scheduled 1" in page
+
+
+async def test_a_queue_says_that_no_worker_lives_and_not_that_it_waits_for_a_place(shop: Shop) -> None:
+    await shop.enqueue("fine", queue="email")
+    page = text_of(await shop.page("/queues"))
+    assert "email No worker runs 1" in page
+    assert "Waits for a free place" not in page
+
+
+async def test_jobs_of_a_dead_worker_need_attention_until_they_are_taken_over(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await shop.open("worker-1")
+    job = await shop.running("hold", queue="email")
+    told(shop.web, monkeypatch, lambda one: replace(one, alive=one.host == HERE))
+    page = await shop.page("/")
+    assert "<title>1 needs attention" in page
+    assert f"Worker gone Worker worker-1:{os.getpid()} is gone: 1 job that it ran stands still" in text_of(page)
+    assert "It goes back to its place when another worker takes over. Start one with" in text_of(page)
+    assert f'data-say="Worker worker-1:{os.getpid()} is gone"' in await shop.page("/jobs")
+    await shop.open("worker-2")
+    told(shop.web, monkeypatch, lambda one: replace(one, alive=one.host != "worker-1"))
+    await shop.enqueue("fine", delay=HOUR)  # what this process does itself is seen at once
+    page = await shop.page("/")
+    assert "is gone: 1 job" in page
+    assert "Start one with" not in page
+    shop.go.set()
+    await job.wait()
+
+
+async def test_what_the_stop_of_a_process_cut_off_was_interrupted_and_is_not_retried(shop: Shop) -> None:
+    async with shop.make(shutdown_timeout=timedelta(milliseconds=200)):
+        job = await shop.running("hold", name="Receipt 7", queue="email")
+    for path in ("/", "/jobs", "/queues", f"/jobs/{job.id}"):
+        page = text_of(await shop.page(path))
+        assert "Interrupted" in page, path
+        assert "Retrying" not in page, path
+        assert "try of" not in page, path
+    assert "To run again at its place" in page
+    await shop.web.pause("email")
+    await shop.open("worker-1")
+    page = text_of(await shop.page(f"/jobs/{job.id}"))
+    assert re.search("The queue has been paused for [^.]*. It was interrupted and runs again, before all others", page)
+    assert "Interrupted Receipt 7 runs again at its place" not in page
+    shop.go.set()
+    await shop.web.resume("email")
+    await job.wait()
 
 
 async def test_a_store_in_memory_has_no_such_page(site: Site) -> None:

@@ -299,7 +299,7 @@ def test_an_answer_in_time_is_fine(log: Log) -> None:
     assert dog.blocked is None
 
 
-def test_it_is_told_for_a_minute_after_it_is_over(log: Log) -> None:
+def test_it_is_told_for_an_hour_after_it_is_over(log: Log) -> None:
     script = Scripted()
     dog = script.run(script.silence, script.silence, script.answer)
 

@@ -11,7 +11,7 @@ import pytest
 from asgi_jobs.engine.dispatcher import resolve
 from asgi_jobs.errors import QueueFull
 from asgi_jobs.job import ALLOWED, JobError, JobState, Record
-from asgi_jobs.stores.base import COUNTED, Query, Verdict
+from asgi_jobs.stores.base import COUNTED, Minute, Query, Verdict
 from tests.stores.bench import Bench, Ended, names
 
 SCHEDULED, QUEUED, RUNNING = JobState.SCHEDULED, JobState.QUEUED, JobState.RUNNING
@@ -882,6 +882,41 @@ async def test_every_state_is_counted(store: Bench) -> None:
     assert await store.counts() == dict.fromkeys(JobState, 0) | {QUEUED: 1, SCHEDULED: 2}
 
 
+async def test_the_last_hour_tells_by_the_minute_what_ended_and_how_long_it_had_waited(store: Bench) -> None:
+    ended, failed, *_ = await store.queue("q", "ended", "failed", "runs")
+    (cancelled,) = await store.queue(None, "cancelled")
+    await store.cancel(cancelled.id)
+    await store.claim()
+    await store.end(ended)
+    await store.pass_time(90)
+    await store.claim()
+    await store.end(failed, Verdict.FAILED, error=ERROR)
+    await store.claim()
+    assert await _hour(store) == [Minute()] * 57 + [Minute(1, 0, 0.0), Minute(), Minute(0, 1, 90.0)]
+
+
+async def test_the_last_hour_forgets_what_is_older(store: Bench) -> None:
+    (job,) = await store.queue(None, "a")
+    await store.claim()
+    await store.end(job)
+    await store.pass_time(59 * 60)
+    assert await _hour(store) == [Minute(1), *[Minute()] * 59]
+    await store.pass_time(60)
+    assert await _hour(store) == [Minute()] * 60
+
+
+async def test_back_off_and_a_wanted_delay_are_no_wait(store: Bench) -> None:
+    tried, _ = await store.queue(None, "tried again", "delayed", delay=20)
+    await store.pass_time(20)
+    _, delayed = await store.claim()
+    await store.end(tried, HELD, delay=30)
+    await store.end(delayed)
+    await store.pass_time(40)
+    await store.claim()
+    await store.end(tried)
+    assert await _hour(store) == [Minute()] * 59 + [Minute(2, 0, 0.0)]
+
+
 async def test_pending_is_what_is_queued_running_or_between_attempts(store: Bench) -> None:
     await store.queue("q", "a", "b")
     await store.queue(None, "delayed", delay=5)
@@ -1149,6 +1184,10 @@ def _was_delayed(job: Record) -> bool:
 
 async def test_the_states_have_no_way_out_of_an_end() -> None:
     assert {state for state in JobState if not ALLOWED[state]} == {SUCCEEDED, FAILED, CANCELLED}
+
+
+async def _hour(store: Bench) -> list[Minute | None]:
+    return list(await resolve(store.store.hour()))
 
 
 async def _named(store: Bench, name: str) -> Record:

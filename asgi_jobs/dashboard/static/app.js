@@ -4,35 +4,34 @@ const root = document.documentElement;
 const store = (name, value) => {
   try { return value ? localStorage.setItem(name, value) : localStorage.getItem(name); } catch { return null; } // forbidden
 };
-const theme = (choice) => {
-  if (choice === "light" || choice === "dark") root.dataset.theme = choice; else delete root.dataset.theme;
-};
+const theme = (choice) => { root.dataset.theme = choice || "system"; };
 theme(store("asgi_jobs.theme")); // before the first paint
 
 const FLOOR = 2, LONGEST = 60;
 const $ = (query, from = document) => from.querySelector(query);
 const all = (query, from = document) => [...from.querySelectorAll(query)];
-let skew = 0, timer = 0, failures = 0, asking = false, seen = Date.now(), nextTry = 0;
+const put = (node, text) => { if (node.textContent !== text) node.textContent = text; }; // else it is read aloud again
+let skew = 0, failures = 0, seen = Date.now(), timer, asking, nextTry, why;
 const now = () => Date.now() + skew;
 
-// Time: the same words as words.py
+// Time, worded as in words.py
 const whole = Math.floor;
 const pair = (s, size, unit, small, word) => {
   const rest = whole(s % size / small);
-  return whole(s / size) + " " + unit + (rest ? " " + rest + " " + word : "");
+  return `${whole(s / size)} ${unit}${rest ? ` ${rest} ${word}` : ""}`;
 };
 const lasting = (ms) => {
   const s = Math.max(whole(ms / 1000), 0);
   return s < 60 ? s + " s" : s < 3600 ? pair(s, 60, "min", 1, "s") : s < 86400 ? pair(s, 3600, "h", 60, "min") : pair(s, 86400, "d", 3600, "h");
 };
 const coarse = (ms) => lasting(ms < 60000 ? ms : ms - ms % 60000);
-const said = { up: (d) => lasting(d), ago: (d) => coarse(d) + " ago", in: (d) => d < 0 ? "in " + coarse(-d) : "due now" };
+const said = { up: lasting, ago: (d) => coarse(d) + " ago", in: (d) => d < 0 ? "in " + coarse(-d) : "due now" };
 const clock = (ms) => new Date(ms).toISOString().slice(11, 19);
 function tick() {
   for (const time of all("time[data-t]")) {
     const then = Date.parse(time.dateTime), words = said[time.dataset.t]?.(now() - then);
-    if (!time.title) time.title = new Date(then).toLocaleString();
-    if (words && time.textContent !== words) time.textContent = words;
+    time.title ||= new Date(then).toLocaleString();
+    if (words) put(time, words);
   }
   if (failures) away();
 }
@@ -43,7 +42,7 @@ const kept = { DETAILS: "open", TIME: "title" };
 function morph(old, fresh) {
   if (old.isEqualNode(fresh)) return;
   if (old.nodeType !== fresh.nodeType || old.nodeName !== fresh.nodeName) return old.replaceWith(fresh);
-  if (old.nodeType !== 1) { if (old.data !== fresh.data) old.data = fresh.data; return; }
+  if (old.nodeType !== 1) { old.data = fresh.data; return; }
   const keep = kept[old.nodeName];
   for (const { name } of [...old.attributes]) if (!fresh.hasAttribute(name) && name !== keep) old.removeAttribute(name);
   for (const { name, value } of fresh.attributes) if (name !== keep && old.getAttribute(name) !== value) old.setAttribute(name, value);
@@ -79,7 +78,7 @@ function swap(page) {
   document.title = page.title;
   $("link[rel=icon]").href = $("link[rel=icon]", page).href;
   const worse = saying().filter((text) => !before.includes(text));
-  if (worse.length) $("#said").textContent = worse.join(". ");
+  if (worse[0]) $("#said").textContent = worse.join(". ");
   count();
   return done;
 }
@@ -97,17 +96,21 @@ async function ask() {
     const answer = await fetch(location.href.split("#")[0], {
       headers: { Accept: "text/html", "If-None-Match": root.dataset.etag }, cache: "no-store", signal: AbortSignal.timeout(15000),
     });
-    if (answer.status === 200 || answer.status === 404) {
+    if (answer.status !== 304) {
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-      if (!$("[data-region]", page)) throw page;
+      if (![200, 404].includes(answer.status) || !$("[data-region]", page)) throw page;
       // what waits for an open question is asked for again
       root.dataset.etag = swap(page) && answer.headers.get("etag") || "";
-    } else if (answer.status !== 304) throw answer;
+    }
     failures = 0; seen = Date.now();
     $("#away").replaceChildren();
-    $("#clock time").dateTime = new Date(now()).toISOString();
-    $("#clock time").textContent = clock(now());
-  } catch { failures++; }
+    const time = $("#clock time");
+    time.dateTime = new Date(now()).toISOString();
+    time.textContent = clock(now());
+  } catch (page) {
+    failures++;
+    why = page.body && $("h1", page)?.textContent || "No answer from the server";
+  }
   asking = false;
   tick();
   later(failures ? Math.min(Math.max(every(), FLOOR) * 2 ** failures, LONGEST) : every());
@@ -117,8 +120,8 @@ function away() {
   if (!bar.firstChild) {
     bar.innerHTML = '<div class="notice is-bad"><svg class="i" aria-hidden="true"><use href="#i-warn"/></svg><p><b role="alert"></b> <span></span></p><button class="btn" type="button">Try now</button></div>';
     $("button", bar).onclick = ask;
-    $("b", bar).textContent = `No answer from the server since ${clock(seen + skew)}.`;
   }
+  put($("b", bar), `${why} since ${clock(seen + skew)}.`, bar);
   $("span", bar).textContent = `What you see is ${lasting(Date.now() - seen)} old. Next try in ${lasting(nextTry - Date.now())}.`;
 }
 
@@ -136,7 +139,7 @@ addEventListener("DOMContentLoaded", () => {
   const interval = store("asgi_jobs.every");
   if (interval && all("#every option").some((choice) => choice.value === interval)) $("#every").value = interval;
   $("#every").onchange = (event) => { store("asgi_jobs.every", event.target.value); later(every()); };
-  $("#theme").value = root.dataset.theme || "system";
+  $("#theme").value = root.dataset.theme;
   $("#theme").onchange = (event) => { store("asgi_jobs.theme", event.target.value); theme(event.target.value); };
   const here = new URL(location.href);
   if (here.searchParams.has("did")) {
@@ -150,7 +153,7 @@ addEventListener("DOMContentLoaded", () => {
     if (event.target.matches(".pick .all")) for (const box of all('.pick [name="id"]')) box.checked = event.target.checked;
     count();
   });
-  const close = (but) => all("details.confirm[open]").forEach((item) => { if (item !== but) item.open = false; });
+  const close = (but) => { for (const item of all("details.confirm[open]")) item.open = item === but; };
   on("click", (event) => close(event.target.closest("details.confirm")));
   on("keydown", (event) => {
     if (event.key === "Escape") {
@@ -162,5 +165,6 @@ addEventListener("DOMContentLoaded", () => {
     if (event.key === "r") ask();
     if (event.key === "?") { $("#help").open = true; $("#help summary").focus(); }
   });
+  $("#said").textContent = $("#flash p")?.textContent || "";
   count(); tick(); setInterval(tick, 1000); later(every());
 });

@@ -15,6 +15,7 @@ from asgi_jobs.job import Record
 from asgi_jobs.stores.sql.address import address_of
 from asgi_jobs.stores.sql.connections import in_time
 from asgi_jobs.stores.sql.database import Database, meaning
+from asgi_jobs.stores.sql.hour import Hour
 from asgi_jobs.stores.sql.ids import Ids, is_id
 from asgi_jobs.stores.sql.outage import Outage
 from asgi_jobs.stores.sql.postgresql import Postgresql
@@ -76,6 +77,7 @@ class Common:
         self._rows = Rows(tasks, lambda: self._offset)
         self._ids = Ids(self.time, clock.monotonic)
         self._outage = Outage(clock.monotonic)
+        self._hour = Hour()
         self._under_way: set[asyncio.Task[Any]] = set()
         self._callbacks: Callbacks
         self._presence: Presence | Leader

@@ -9,13 +9,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, func, select, true
+from sqlalchemy import Connection, func, literal_column, select, true
 
 from asgi_jobs.job import JobState, Record
-from asgi_jobs.stores.base import COUNTED, Place, Query, Standing, Worker
+from asgi_jobs.stores.base import COUNTED, Minute, Place, Query, Standing, Worker
 from asgi_jobs.stores.search import contains
 from asgi_jobs.stores.sql.acting import Acting
 from asgi_jobs.stores.sql.common import all_rows, scalar
+from asgi_jobs.stores.sql.hour import count
 from asgi_jobs.stores.sql.ids import is_id
 from asgi_jobs.stores.sql.tables import FINISHED, SHORT, State, jobs, meta, paused, workers
 
@@ -24,6 +25,9 @@ CHUNK = 500
 """Rows looked through between two turns of the loop."""
 UNFINISHED = jobs.c.state < State.SUCCEEDED
 WAITS = jobs.c.state == State.QUEUED
+# As the partial indexes have it, and by their columns: without that a planner reads all jobs to find these few.
+RUNS = (jobs.c.state == literal_column(str(int(State.RUNNING)))) & jobs.c.worker.is_not(None)
+DELAYED = (jobs.c.state == literal_column(str(int(State.SCHEDULED)))) & jobs.c.run_at.is_not(None)
 
 
 class Looking(Acting):
@@ -96,6 +100,13 @@ class Looking(Acting):
         found[JobState.QUEUED] -= delayed
         return found
 
+    async def hour(self) -> list[Minute | None]:
+        """See `Store.hour`."""
+        now, hour = self.time(), self._hour
+        if stale := hour.stale(now):
+            hour.learn(await self._read(partial(count, stale)), now)
+        return hour.minutes(now)
+
     async def pending(self) -> int:
         """See `Store.pending`."""
         return await self._count(State.QUEUED, State.HELD, State.RUNNING)
@@ -134,9 +145,10 @@ class Looking(Acting):
         held = jobs.c.slot.is_not(None) & _of(jobs.c.queue, names)
         for row in connection.execute(select(*SHORT).where(held).order_by(jobs.c.seq)):
             standing(row.queue).holders.append(row)
-        delayed = (jobs.c.state == State.SCHEDULED) & jobs.c.queue.is_not(None) & _of(jobs.c.queue, names)
-        for row in connection.execute(select(jobs.c.queue).where(delayed).distinct().limit(limit)):
-            standing(row.queue)
+        column = jobs.c.queue.concat("")  # no column, or SQLite would look for its values in an index of all jobs
+        delayed = select(column).where(DELAYED, column.is_not(None), _of(column, names)).distinct().limit(limit)
+        for queue in connection.execute(delayed).scalars():
+            standing(queue)
         for row in self._lines(connection, names, limit, list(found)):
             standing(row.queue).queued = row.n
             standing(row.queue).head = row.head
@@ -266,11 +278,10 @@ class Looking(Acting):
         ]
 
     def _workers(self, running: bool, connection: Connection) -> Any:
-        runs = jobs.c.state == State.RUNNING
         rows = connection.execute(select(workers).order_by(workers.c.id)).all()
-        counted = select(jobs.c.worker, func.count().label("n")).where(runs).group_by(jobs.c.worker)
+        counted = select(jobs.c.worker, func.count().label("n")).where(RUNS).group_by(jobs.c.worker)
         busy = {row.worker: row.n for row in connection.execute(counted)}
-        jobs_now = connection.execute(select(*SHORT).where(runs).order_by(jobs.c.seq)).all() if running else ()
+        jobs_now = connection.execute(select(*SHORT).where(RUNS).order_by(jobs.c.seq)).all() if running else ()
         leader = connection.scalar(select(meta.c.value).where(meta.c.key == "leader"))
         return rows, busy, jobs_now, self._alive(connection), leader
 
