@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PrefixLoader, StrictUndefined
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from asgi_jobs.settings import Settings
 
 TEMPLATES = Path(__file__).parent / "templates"
+TURN = 0.002
+"""Seconds after which a long page lets the loop go on."""
 SAID = {
     400: "That was not understood",
     403: "This is closed to you",
@@ -57,8 +62,20 @@ class Renderer:
 
     def page(self, template: str, visit: Visit, context: dict[str, Any], status: int = 200) -> Response:
         """A page from a template."""
-        text = self._environment.get_template(template).render(context, visit=visit, links=visit.links)
-        return Response(text.encode("utf-8", "replace"), status, {"vary": "Accept, Cookie"}, "text/html; charset=utf-8")
+        return _html(self._parts(template, visit, context), status)
+
+    async def long_page(self, template: str, visit: Visit, context: dict[str, Any]) -> Response:
+        """The same for one that may be long: jobs and other requests go on between its parts."""
+        parts, since = [], perf_counter()
+        for part in self._parts(template, visit, context):
+            parts.append(part)
+            if perf_counter() - since > TURN:
+                await asyncio.sleep(0)
+                since = perf_counter()
+        return _html(parts)
+
+    def _parts(self, template: str, visit: Visit, context: dict[str, Any]) -> Iterator[str]:
+        return self._environment.get_template(template).generate(context, visit=visit, links=visit.links)
 
     @staticmethod
     def json(data: Any, status: int = 200) -> Response:
@@ -97,3 +114,8 @@ class Renderer:
         response = self.page("plain.html", visit, context, status)
         response.headers["content-security-policy"] = self._plain_policy
         return response
+
+
+def _html(parts: Iterable[str], status: int = 200) -> Response:
+    text = "".join(parts).encode("utf-8", "replace")
+    return Response(text, status, {"vary": "Accept, Cookie"}, "text/html; charset=utf-8")

@@ -157,7 +157,7 @@ class Dashboard:
             )  # fmt: skip
             view = page.view()
             await asyncio.sleep(0)
-            response = self.renderer.page(page.template, visit, {"frame": around, **view})
+            response = await self.renderer.long_page(page.template, visit, {"frame": around, **view})
         response.headers["etag"] = tag
         return response
 
