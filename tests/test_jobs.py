@@ -48,7 +48,7 @@ async def test_get_gives_the_job_of_an_id(jobs: Jobs) -> None:
 
 
 async def test_get_of_an_unknown_id_says_how_long_records_are_kept(jobs: Jobs) -> None:
-    with pytest.raises(JobNotFound, match="1:00:00"):
+    with pytest.raises(JobNotFound, match="kept for 1 hour"):
         await jobs.get("unknown")
 
 
