@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection, func, select, update
+from sqlalchemy.ext.asyncio import create_async_engine
 
+from asgi_jobs import Jobs
 from asgi_jobs.clock import Clock
 from asgi_jobs.engine.dispatcher import resolve
 from asgi_jobs.errors import InvalidOption, StoreAway, StoreUnusable
@@ -23,7 +25,7 @@ from asgi_jobs.stores.sql.leader import Leader
 from asgi_jobs.stores.sql.presence import Presence
 from asgi_jobs.stores.sql.tables import VERSION, jobs, meta, workers
 from asgi_jobs.task import Retry
-from tests.postgres import server
+from tests.postgres import database, server
 from tests.stores.bench import Bench, Clockwork, Ended, names, opened
 
 SUCCEEDED, FAILED, CANCELLED = JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED
@@ -511,6 +513,22 @@ async def test_a_process_whose_lock_file_was_deleted_stops_running_jobs() -> Non
         presence._look_at_lock()
         assert not presence.may_run
         assert bench.taken == [None]
+
+
+@pytest.mark.postgresql
+async def test_an_engine_that_was_given_keeps_its_only_connection() -> None:
+    engine = create_async_engine(database(), pool_size=1, max_overflow=0, pool_timeout=5)
+    jobs = Jobs(store=engine)
+
+    @jobs.task(key="work")
+    async def work() -> None:
+        pass
+
+    async with jobs:
+        for _ in range(3):
+            job = await jobs.enqueue(work)
+            assert (await job.wait(timeout=timedelta(seconds=20))).state is JobState.SUCCEEDED
+    await engine.dispose()
 
 
 async def test_exchanges_at_the_same_time_do_not_meet() -> None:

@@ -81,8 +81,9 @@ class Postgresql:
 
     async def open(self, *, create_tables: bool) -> None:
         self.engine = self._given or _engine(self.url, POOL, **(SHARED if self.direct is not None else {}))
-        # What is made of a session's own goes past a pooler.
-        past = self.engine if self.direct is None else _engine(self.direct, 1)
+        # What holds a connection goes past a pooler, and takes none away from the pool of an engine that was given.
+        ours = self._given is None and self.direct is None
+        past = self.engine if ours else _engine(self.direct or self.url, 1)
         self._pools = [Pooled(engine) for engine in dict.fromkeys((self.engine, past))]
         self._exchanger = Exchanger(self._pools[-1])
         self._at_once = self.engine
