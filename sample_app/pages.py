@@ -32,7 +32,10 @@ templates.env.trim_blocks = templates.env.lstrip_blocks = True
 
 
 def working(found: Iterable[Job | None]) -> bool:
-    """Whether a page that shows these jobs should ask for itself again."""
+    """Whether a page that shows these jobs should ask for itself again.
+
+    Ask before the page reads what they write: one that ends in between has its page asked for once more.
+    """
     return any(job is not None and job.state in UNFINISHED for job in found)
 
 
@@ -56,12 +59,13 @@ async def latest_of(queue: str) -> Job | None:
 
 
 async def overview(request: Request) -> Response:
+    imports = {slug: await latest_of(tenant.import_queue) for slug, tenant in TENANTS.items()}
+    latest = await jobs.find(limit=10)
+    again = working(latest)
     async with sessions() as session:
         counts = await airports.counts(session)
         people = await session.scalar(select(func.count()).select_from(Person))
         heartbeat = await session.get(Heartbeat, 1)
-    imports = {slug: await latest_of(tenant.import_queue) for slug, tenant in TENANTS.items()}
-    latest = await jobs.find(limit=10)
     context = {
         "counts": counts,
         "people": people,
@@ -69,7 +73,7 @@ async def overview(request: Request) -> Response:
         "imports": imports,
         "latest": latest,
     }
-    return templates.TemplateResponse(request, "overview.html", context | {"working": working(latest)})
+    return templates.TemplateResponse(request, "overview.html", context | {"working": again})
 
 
 async def people(request: Request, error: str = "", status: int = 200, **typed: str) -> Response:
@@ -89,12 +93,13 @@ async def inbox(request: Request) -> Response:
 
 async def tenant(request: Request) -> Response:
     this = tenant_of(request)
+    imports = await jobs.find(queue=this.import_queue, limit=5)
+    maps = await jobs.find(queue=this.map_queue, limit=1)
+    again = working([*imports, *maps])
     async with sessions() as session:
         count = (await airports.counts(session)).get(this.slug, 0)
         highest = await airports.highest(session, this.slug)
         countries = await airports.by_country(session, this.slug)
-    imports = await jobs.find(queue=this.import_queue, limit=5)
-    maps = await jobs.find(queue=this.map_queue, limit=1)
     context = {
         "tenant": this,
         "count": count,
@@ -103,7 +108,7 @@ async def tenant(request: Request) -> Response:
         "imports": imports,
         "maps": maps,
         "map_version": version_of(map_file(this.slug)),
-        "working": working([*imports, *maps]),
+        "working": again,
     }
     return templates.TemplateResponse(request, "tenant.html", context)
 
@@ -124,11 +129,12 @@ async def map_image(request: Request) -> Response:
 
 
 async def report_list(request: Request) -> Response:
+    runs = await jobs.find(task=nightly_report.key, limit=3)
+    again = working(runs)
     async with sessions() as session:
         made = await reports.latest(session)
         heartbeat = await session.get(Heartbeat, 1)
-    runs = await jobs.find(task=nightly_report.key, limit=3)
-    context = {"reports": made, "heartbeat": heartbeat, "runs": runs, "working": working(runs)}
+    context = {"reports": made, "heartbeat": heartbeat, "runs": runs, "working": again}
     return templates.TemplateResponse(request, "reports.html", context)
 
 
