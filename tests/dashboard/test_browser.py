@@ -370,7 +370,7 @@ async def test_a_server_that_stays_away_is_asked_less_and_less_often(site: Site,
         await page.clock.run_for(1_000)
     times = await page.evaluate("asked")
     gaps = [(then - before) / 1_000 for before, then in pairwise(times)]
-    assert gaps[:5] == pytest.approx([10, 20, 40, 60, 60], abs=4)  # 5 s, doubled each time, up to a minute
+    assert gaps[:5] == pytest.approx([10, 20, 40, 60, 60], abs=8)  # 5 s, doubled each time, up to a minute
 
 
 async def test_the_keyboard_reaches_search_refresh_and_help(site: Site, page: Page) -> None:
