@@ -413,6 +413,7 @@ class Jobs:
         Args:
             names: only these.
             limit: of those that neither work nor are paused nor configured, only so many: which have waited longest.
+                Of those at work so many at least, or 200 where that is more.
         """
         now, stuck_after = self._clock.monotonic(), self.settings.stuck_after.total_seconds()
         standings = await self._ask(self._store.standings(names, limit))

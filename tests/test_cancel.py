@@ -49,6 +49,21 @@ async def test_a_queued_job_is_cancelled_at_once_and_never_runs(jobs: Jobs) -> N
     assert ran == []
 
 
+async def test_many_are_cancelled_together_and_what_has_ended_or_is_unknown_is_skipped(jobs: Jobs) -> None:
+    ended = jobs.enqueue(nothing)
+    await ended.wait()
+    running, queued, other = (jobs.enqueue(forever, queue="q") for _ in range(3))
+    await settle()
+    ids = [ended.id, running.id, queued.id, queued.id, "unknown"]
+    assert await jobs.cancel_many(ids, "a sale has ended") == (2, 2)
+    await running.wait()
+    assert (ended.state, running.state, queued.state) == ("succeeded", "cancelled", "cancelled")
+    assert {running.cancel_reason, queued.cancel_reason} == {"a sale has ended"}
+    await settle()
+    assert other.state == "running"
+    await jobs.cancel(other.id)
+
+
 async def test_a_delayed_job_is_cancelled_at_once(jobs: Jobs) -> None:
     job = jobs.enqueue(nothing, delay=timedelta(hours=1))
     await job.cancel()

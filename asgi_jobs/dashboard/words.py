@@ -103,11 +103,9 @@ def amount(number: int, noun: str, plural: str | None = None) -> str:
 
 def waiting(queued: int, scheduled: int) -> str:
     """Jobs that have not started, named as the counts name them: "12 jobs queued, 1 scheduled"."""
-    said = [f"{number:,} {word}" for number, word in ((queued, "queued"), (scheduled, "scheduled")) if number]
-    if said:
-        number, _, word = said[0].partition(" ")
-        said[0] = f"{number} {'job' if number == '1' else 'jobs'} {word}"
-    return ", ".join(said)
+    if not queued:
+        return f"{amount(scheduled, 'job')} scheduled" if scheduled else ""
+    return f"{amount(queued, 'job')} queued" + (f", {scheduled:,} scheduled" if scheduled else "")
 
 
 def all_of(amount: str) -> str:

@@ -326,7 +326,7 @@ class Store(Protocol):
         Args:
             names: only these.
             limit: of those that are neither paused nor configured nor at work, only so many: whose first job has
-                waited longest.
+                waited longest. Of those at work so many are told at least, or 200 where that is more.
         """
         ...
 

@@ -40,8 +40,6 @@ STATES: dict[Verdict, JobState] = {verdict: verdict.value for verdict in Verdict
 FEW = 5_000
 AT_ONCE, STEP = 1_000, 1_000
 """Numbers that are looked at before `find` first lets the loop go on, and then between two turns."""
-LATE = 10_000
-"""So many jobs may have been enqueued before one that was taken in later, with its commit, than they."""
 AT_WORK = 200
 """Queues at work that a limited `standings` tells of at least."""
 NOTHING = Claimed(())
@@ -66,6 +64,7 @@ class MemoryStore:
         self._lock = Lock()
         self._records: dict[int, Record] = {}  # by number: in the order of enqueue
         self._top = 0  # the highest number so far
+        self._late: float = inf  # the lowest number that came after a higher one, with its commit
         self._most = 0  # the most records since the dictionary was made; an emptied one keeps its table
         self._lanes: dict[str, Lane] = {}
         self._ready: deque[Record | Lane] = deque()  # in the order in which they became ready
@@ -103,8 +102,10 @@ class MemoryStore:
                 if record.details is not None and not self._has_place(record, record.details):
                     continue
                 kept[record.number] = record
-                if record.number > self._top:  # noqa: PLR1730 (a call costs more than all the rest of this line)
+                if record.number > self._top:
                     self._top = record.number
+                else:
+                    self._late = min(self._late, record.number)
                 tally[QUEUED] += 1
                 if record.queue is None:
                     self._ready.append(record)
@@ -161,7 +162,10 @@ class MemoryStore:
         if details.due is None:
             return True
         self._records[record.number] = record
-        self._top = max(self._top, record.number)
+        if record.number > self._top:
+            self._top = record.number
+        else:
+            self._late = min(self._late, record.number)
         self._delay(record, details.due)
         return False
 
@@ -516,9 +520,17 @@ class MemoryStore:
             if query.state is not None and query.state is not SUCCEEDED and self._tally[query.state] <= FEW:
                 few = newest_first(self._in_state(query.state), query.before)
                 return list(islice((record for record in few if matches(record, query)), query.limit))
-            look = Look(query, self._top, max(next(iter(self._records), 0) - LATE, 0))
+            look = Look(query, self._top, self._lowest())
             look.on(self._records, AT_ONCE)
         return look.found if look.ended else self._look_on(look)
+
+    def _lowest(self) -> int:
+        """A number that none is below: the first one's, unless a later one came with a lower number."""
+        first = next(iter(self._records), self._top + 1)
+        if self._late < first and self._late not in self._records:
+            lowest = min(self._records, default=first)
+            self._late = lowest if lowest < first else inf
+        return int(min(first, self._late))
 
     async def _look_on(self, look: Look) -> list[Record]:
         while not look.ended:

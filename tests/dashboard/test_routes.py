@@ -17,6 +17,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Mount
 
 from asgi_jobs import Jobs, JobsMiddleware, JobState, current_job
+from asgi_jobs.dashboard import render
 from asgi_jobs.engine.watchdog import Blocked
 from asgi_jobs.testing import FakeClock
 
@@ -516,6 +517,28 @@ async def test_a_form_without_ids_and_without_filters_does_nothing(site: Site) -
         job = jobs.enqueue(fine, delay=HOUR)
         answer = await site(jobs).post("/jobs/cancel", data={"back": "jobs?state=scheduled", "state": ""})
         assert (answer.status_code, job.state) == (400, JobState.SCHEDULED)
+
+
+async def test_while_a_long_page_is_rendered_the_loop_goes_on(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(render, "TURN", 0.0)
+    jobs = open_jobs()
+    async with jobs:
+        for number in range(100):
+            jobs.enqueue(fine, delay=HOUR, queue=f"queue {number}")
+        client = site(jobs)
+        turns = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+
+        counting = asyncio.create_task(count())
+        assert "queue 99" in (await client.get("/queues?limit=100")).text
+        counting.cancel()
+        await asyncio.wait((counting,))
+        assert turns > 100  # a turn for each row, and some
 
 
 # Being asked again

@@ -290,3 +290,25 @@ async def test_when_the_wall_clock_was_set_delayed_jobs_are_due_anew(store: Benc
     assert await store.due() == 1_005.0
     assert await store.pass_time(5) == 9_000.0
     assert names(await store.claim()) == ["a"]
+
+
+async def test_a_job_that_was_committed_late_is_listed_however_many_were_called_after_it(store: Bench) -> None:
+    early, later = (store.job(name) for name in ("early", "later"))
+    await store.add(*(store.job(str(n)) for n in range(12_000)))
+    *others, last = await store.claim(12_000)
+    await store.add(early, later)  # called before all of those, committed after them
+    await store.exchange([Ended(job) for job in others], 0, 0)
+    await store.pass_time(10)
+    assert inside(store).prune(5, 20_000) == 11_999
+    all_of_them = Query(limit=10)
+    assert names(await resolve(store.store.find(all_of_them))) == ["11999", "later", "early"]
+    await store.claim()
+    await store.end(early)
+    await store.pass_time(10)
+    assert inside(store).prune(5, 20_000) == 1
+    assert names(await resolve(store.store.find(all_of_them))) == ["11999", "later"]
+    await store.end(last)
+    await store.end(later)
+    await store.pass_time(10)
+    assert inside(store).prune(5, 20_000) == 2
+    assert names(await resolve(store.store.find(all_of_them))) == []

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection, func, select, update
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from asgi_jobs import Jobs
@@ -19,7 +20,7 @@ from asgi_jobs.engine.dispatcher import resolve
 from asgi_jobs.errors import InvalidOption, StoreAway, StoreUnusable
 from asgi_jobs.job import JobState, Record
 from asgi_jobs.stores.base import Claimed, Verdict
-from asgi_jobs.stores.sql import SqlStore, postgresql, taking
+from asgi_jobs.stores.sql import SqlStore, pg_exchange, postgresql, taking
 from asgi_jobs.stores.sql.database import Asked, Want
 from asgi_jobs.stores.sql.leader import Leader
 from asgi_jobs.stores.sql.presence import Presence
@@ -529,6 +530,29 @@ async def test_an_engine_that_was_given_keeps_its_only_connection() -> None:
             job = await jobs.enqueue(work)
             assert (await job.wait(timeout=timedelta(seconds=20))).state is JobState.SUCCEEDED
     await engine.dispose()
+
+
+async def test_a_session_that_ends_while_the_exchange_makes_its_function_is_an_outage_and_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with opened("postgresql") as bench:
+        (job,) = await bench.queue("q", "a")
+        with monkeypatch.context() as patched:
+            patched.setattr(pg_exchange, "FUNCTION", "SELECT pg_terminate_backend(pg_backend_pid())")
+            with pytest.raises(StoreAway):
+                await bench.claim()
+        assert await bench.claim() == [job]
+
+
+async def test_an_error_of_our_own_in_the_exchange_is_not_taken_for_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened("postgresql") as bench:
+        (job,) = await bench.queue("q", "a")
+        database = inside(bench)._database
+        with monkeypatch.context() as patched:
+            patched.setattr(database, "space", "no number")
+            with pytest.raises(DBAPIError, match="no number"):
+                await bench.claim()
+        assert await bench.claim() == [job]
 
 
 async def test_exchanges_at_the_same_time_do_not_meet() -> None:

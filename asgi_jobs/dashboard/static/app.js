@@ -121,7 +121,7 @@ function away() {
     bar.innerHTML = '<div class="notice is-bad"><svg class="i" aria-hidden="true"><use href="#i-warn"/></svg><p><b role="alert"></b> <span></span></p><button class="btn" type="button">Try now</button></div>';
     $("button", bar).onclick = ask;
   }
-  put($("b", bar), `${why} since ${clock(seen + skew)}.`, bar);
+  put($("b", bar), `${why} since ${clock(seen + skew)}.`);
   $("span", bar).textContent = `What you see is ${lasting(Date.now() - seen)} old. Next try in ${lasting(nextTry - Date.now())}.`;
 }
 

@@ -8,6 +8,8 @@ outcomes and claim in one statement (one snapshot: the successor is not seen).
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -188,9 +190,9 @@ $$
 
 
 class Exchanger:
-    """Calls the function, on a connection that is held between calls.
+    """Holds the connection on which the function is called.
 
-    It asks the driver itself: SQLAlchemy's way to a statement, through the pool, takes longer than the statement.
+    Whoever calls asks the driver: SQLAlchemy's way to a statement, through the pool, takes longer than the statement.
 
     Args:
         pool: where the connection comes from.
@@ -201,27 +203,26 @@ class Exchanger:
         self._held: AsyncConnection | None = None
         self._driver: Any = None  # of the one that is held
 
-    async def call(self, *arguments: Any) -> str:
-        """The function's answer.
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[Any]:
+        """The driver's connection, with the function; nobody else uses it meanwhile.
 
         Raises:
             DBAPIError: with the driver's error; an IntegrityError where two claims reached for one slot.
+            OSError: the connection has ended.
         """
         connection, driver = await self._take()
         try:
-            with self._pool.used(driver):
-                answer: str = await driver.fetchval(CALL, *arguments)
-        except Exception as error:
-            raise _as_sqlalchemy_says(error) from error
+            with self._pool.used(driver), _as_sqlalchemy_says(driver):
+                yield driver
         finally:
             if self._held is None and not driver.is_closed():
                 self._held, self._driver = connection, driver
             else:
                 await connection.close()
-        return answer
 
     async def _take(self) -> tuple[AsyncConnection, Any]:
-        """The connection that is held, so that nobody else has it, or a new one."""
+        """The connection that is held, or a new one where it has ended or somebody else has it."""
         connection, self._held = self._held, None
         if connection is not None:
             if not self._driver.is_closed():
@@ -230,7 +231,8 @@ class Exchanger:
         connection = await self._pool.engine.connect()
         try:
             driver: Any = (await connection.get_raw_connection()).driver_connection
-            await driver.execute(FUNCTION)  # the session's own: nothing to migrate, nothing to drop
+            with _as_sqlalchemy_says(driver):
+                await driver.execute(FUNCTION)  # the session's own: nothing to migrate, nothing to drop
         except BaseException:
             await connection.close()
             raise
@@ -248,9 +250,15 @@ class Exchanger:
             await connection.close()
 
 
-def _as_sqlalchemy_says(error: Exception) -> Exception:
-    state = getattr(error, "sqlstate", None)
-    if state is not None:
-        return (IntegrityError if state == TAKEN else DBAPIError)(CALL, None, error)
-    # The driver's own errors say that the connection has ended, or is broken.
-    return error if isinstance(error, OSError) else ConnectionError(str(error))
+@contextmanager
+def _as_sqlalchemy_says(driver: Any) -> Iterator[None]:
+    """What the driver raises, as SQLAlchemy would: the store looks at nothing else."""
+    try:
+        yield
+    except Exception as error:
+        state = getattr(error, "sqlstate", None)
+        if state is not None:
+            raise (IntegrityError if state == TAKEN else DBAPIError)(CALL, None, error) from error
+        if driver.is_closed():
+            raise ConnectionError(str(error)) from error
+        raise

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from asgi_jobs.errors import StoreUnusable
 from asgi_jobs.stores.sql.connections import Pooled
 from asgi_jobs.stores.sql.database import Asked, Exchanged, Found, ReadRow, Told, as_json
-from asgi_jobs.stores.sql.pg_exchange import Exchanger
+from asgi_jobs.stores.sql.pg_exchange import CALL, Exchanger
 from asgi_jobs.stores.sql.schema import prepare
 from asgi_jobs.stores.sql.tables import ticks
 
@@ -156,22 +156,24 @@ class Postgresql:
         """One call, one round trip, its own transaction."""
         want = asked.want
         limits = [{"queue": queue, "n": n} for queue, n in want.limits.items()] if want is not None else []
-        now = asked.time()
-        said = await self._exchanger.call(
-            self.space,
-            self.channel,
-            asked.me,
-            now,
-            as_json(asked.outcomes) if asked.outcomes else None,
-            None if asked.known is None else list(asked.known),
-            want.n if want is not None else 0,
-            want.tasks if want is not None else (),
-            want.hints if want is not None else (),
-            as_json(limits) if limits else None,
-            want.cursor if want is not None else "",
-            want.depth if want is not None else 0,
-            want.suspects if want is not None else 0,
-        )
+        async with self._exchanger.connected() as driver:
+            now = asked.time()
+            said = await driver.fetchval(
+                CALL,
+                self.space,
+                self.channel,
+                asked.me,
+                now,
+                as_json(asked.outcomes) if asked.outcomes else None,
+                None if asked.known is None else list(asked.known),
+                want.n if want is not None else 0,
+                want.tasks if want is not None else (),
+                want.hints if want is not None else (),
+                as_json(limits) if limits else None,
+                want.cursor if want is not None else "",
+                want.depth if want is not None else 0,
+                want.suspects if want is not None else 0,
+            )
         answer = json.loads(said)
         told = {(one[0], one[1]): Told(*one) for one in answer["told"] or ()}
         rows = [ReadRow(**row) for row in answer["jobs"] or ()]
