@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from sqlalchemy import event
@@ -25,6 +26,7 @@ from .fleet import JSON, Shop
 from .test_json import JOB, JOB_IN_LIST, QUEUE, TASK
 from .test_workers import text_of
 
+T = TypeVar("T")
 HOUR = timedelta(hours=1)
 sqlite = pytest.mark.parametrize("shop", ["sqlite"], indirect=True)
 """For what does not depend on the database."""
@@ -181,6 +183,15 @@ async def poll(shop: Shop, path: str, tag: str, accept: str = "text/html") -> in
     return (await shop.client.get(path, headers=headers)).status_code
 
 
+async def within_a_minute(ask: Callable[[], Awaitable[T]]) -> T:
+    """An answer during which no minute began, for with each the overview's last hour moves on."""
+    while True:
+        minute = time.time() // 60
+        answer = await ask()
+        if time.time() // 60 == minute:
+            return answer
+
+
 @pytest.mark.parametrize("accept", ["text/html", "application/json"])
 async def test_while_nothing_changes_a_poll_costs_a_304_also_when_jobs_run_elsewhere(shop: Shop, accept: str) -> None:
     worker = await shop.open("worker-1", stuck_after=timedelta(milliseconds=1))
@@ -189,10 +200,14 @@ async def test_while_nothing_changes_a_poll_costs_a_304_also_when_jobs_run_elsew
     await (await shop.enqueue("broken")).wait()
     await looked_at(worker)
     for path in (*PAGES, f"/jobs/{job.id}", f"/jobs/{behind.id}"):
-        tag = (await shop.client.get(path, headers={"accept": accept})).headers["etag"]
-        assert await poll(shop, path, tag, accept) == 304, path
-        await asyncio.sleep(0.01)  # the clock goes on, and with it the waits
-        assert await poll(shop, path, tag, accept) == 304, path
+
+        async def twice(path: str = path) -> tuple[int, int]:
+            tag = (await shop.client.get(path, headers={"accept": accept})).headers["etag"]
+            at_once = await poll(shop, path, tag, accept)
+            await asyncio.sleep(0.01)  # the clock goes on, and with it the waits
+            return at_once, await poll(shop, path, tag, accept)
+
+        assert await within_a_minute(twice) == (304, 304), path
     shop.go.set()
     await behind.wait()
 
@@ -222,8 +237,13 @@ async def test_a_place_is_on_the_page_and_not_in_its_json_and_makes_it_new(
     monkeypatch.setattr(shop.web, "place", of_one)
     for path in ("/", "/jobs", "/jobs?state=queued", f"/jobs/{job.id}"):
         place = Place(3, None)
-        tag = (await shop.client.get(path)).headers["etag"]
-        assert await poll(shop, path, tag) == 304
+
+        async def once(path: str = path) -> tuple[str, int]:
+            tag = (await shop.client.get(path)).headers["etag"]
+            return tag, await poll(shop, path, tag)
+
+        tag, answer = await within_a_minute(once)
+        assert answer == 304
         place = Place(2, None)
         assert await poll(shop, path, tag) == 200, path
 
